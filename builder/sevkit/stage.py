@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage: one step of a build as plain data, and the key that names its result.
+
+A stage record says everything that can change the bytes of the result, so that its key (the
+SHA-256 of the record) can name them. It can be written as JSON and built by another process.
+References name content, never places:
+
+    blob:<sha256>   one file
+    tree:<sha256>   a directory: the digest is that of its listing
+    git:<commit>    the tar archive of a git commit
+    stage:<key>     the output directory of another stage
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from sevkit.recipe import Recipe
+
+Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
+
+KEY_SCHEMA = 1
+
+
+def canonical_json(value: Json) -> str:
+    """`value` as JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What to build, from what, how.
+
+    `name` is for people and unique in a plan (``kernel``, ``agent-sysroot``); `kind` is the module
+    in `sevkit.stages` that builds it. `params` are the choices, `inputs` maps a role (which may
+    hold slashes and dots) to a reference.
+    """
+
+    name: str
+    kind: str
+    version: int
+    params: Mapping[str, Json]
+    inputs: Mapping[str, str]
+
+    def record(self) -> dict[str, Json]:
+        """What is hashed into the key. The name is not: equal work under two names is one."""
+        return {
+            "schema": KEY_SCHEMA,
+            "kind": self.kind,
+            "version": self.version,
+            "params": self.params,
+            "inputs": self.inputs,
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of `record()`, 64 lower-case hex digits."""
+        return hashlib.sha256(canonical_json(self.record()).encode()).hexdigest()
+
+    @property
+    def reference(self) -> str:
+        """How another stage names this one's output."""
+        return f"stage:{self.key}"
+
+
+class Planner(Protocol):
+    """What a `plan_x` function may ask. Nothing here reads the network."""
+
+    recipe: "Recipe"
+
+    def source(self, name: str) -> str:
+        """The reference of the recipe's source `name` (`blob:` or `git:`)."""
+
+    def debs(self, group: str) -> Mapping[str, str]:
+        """File name → `blob:` reference of each package in the closure of `group`.
+
+        A group is ``initramfs`` (`initramfs.debs`) or ``agent`` (`agent.debs`).
+        """
+
+    def local(self, path: Path) -> str:
+        """The `blob:` or `tree:` reference of a file or folder on this machine."""
+
+    def stage(self, name: str) -> str:
+        """The `stage:` reference of a stage planned earlier."""
+
+    def fragment(self, name: str) -> Path:
+        """The path of kernel config fragment `name`, the project's own before the built-in one."""
+
+    def patches(self, name: str) -> Path:
+        """The folder of patch series `name`, the project's own before the built-in one."""
+
+    def tool(self, name: str) -> str:
+        """The version line of a host tool whose version can change bytes (``gcc``, ``ld``)."""
+
+
+class Runner(Protocol):
+    """What a `build_x` function may use beside its inputs."""
+
+    @property
+    def work(self) -> Path:
+        """An empty private folder, removed after the stage; the only writable one beside `out`."""
+
+    @property
+    def jobs(self) -> int:
+        """How many processes the stage may keep busy."""
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+        reading: Sequence[Path] = (),
+    ) -> None:
+        """Run a command in the sandbox: no network, fixed environment, output to the log.
+
+        `env` adds to the fixed environment (LC_ALL=C, TZ=UTC, SOURCE_DATE_EPOCH=0, PATH, HOME).
+        `on_line` sees each line of output. The stage's inputs, `work` and `out` are visible under
+        their own paths; `reading` makes more paths visible, read-only.
+
+        Raises `BuildError` with the command, the status and the last lines that matter.
+        """
+
+    def progress(self, done: int, total: int | None, note: str = "") -> None:
+        """Tell how far the stage is; `note` is what it is doing now (a file name, say)."""
+
+
+BuildFunction = Callable[[Stage, Mapping[str, Path], Path, Runner], None]
+PlanFunction = Callable[[Planner], Stage]
