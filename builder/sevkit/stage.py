@@ -93,6 +93,9 @@ class Planner(Protocol):
     def patches(self, name: str) -> Path:
         """The folder of patch series `name`, the project's own before the built-in one."""
 
+    def provenance(self) -> Sequence[Mapping[str, Json]]:
+        """Where each source of the recipe comes from: name, reference, file name, size, origin."""
+
     def tool(self, name: str) -> str:
         """The version line of a host tool whose version can change bytes (``gcc``, ``ld``)."""
 

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that runs the commands of a build step, shut off from everything undeclared.
+
+A command sees /usr and a few files of /etc read-only, the inputs of its stage, and its own work
+and output folders; no network, no home, no environment but a fixed one. bubblewrap does the
+shutting off (bwrap(1)); without it commands run in the same environment but unconfined, and only
+when the user asked for that.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from sevkit.errors import BuildError, HostError, SevkitError
+
+ENVIRONMENT: Mapping[str, str] = {
+    "HOME": "/nonexistent",
+    "LC_ALL": "C.UTF-8",
+    "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+    "SOURCE_DATE_EPOCH": "0",
+    "TZ": "UTC",
+}
+"""What every command of every build step sees, whoever runs sevkit, and where."""
+
+_HOST_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_HOST_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
+_USER_NAMESPACE_HELP = (
+    "allow user namespaces (on Ubuntu an AppArmor profile for bwrap, or sysctl "
+    "kernel.apparmor_restrict_unprivileged_userns=0; elsewhere sysctl "
+    "kernel.unprivileged_userns_clone=1), or build with --sandbox=none"
+)
+_TELLING = re.compile(
+    r"(\berror\b|\bfatal\b|undefined reference|No such file|No space left|cannot |FAILED)", re.I
+)
+_NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Leaving|Entering|Waiting)|\s*$)")
+
+
+class CancelledError(SevkitError):
+    """The build was interrupted."""
+
+    exit_code = 130
+
+
+class Processes:
+    """The commands that are running now, so that a cancelled build leaves none behind."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._cancelled = False
+
+    @contextlib.contextmanager
+    def running(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Keep `process` known while the block runs; kill what is left of it afterwards."""
+        with self._lock:
+            self._running.add(process)
+        try:
+            self.check()
+            yield
+        finally:
+            _kill(process)
+            with self._lock:
+                self._running.discard(process)
+
+    def cancel(self) -> None:
+        """Kill every command, with its children, and refuse new ones."""
+        with self._lock:
+            self._cancelled = True
+            running = list(self._running)
+        for process in running:
+            _kill(process)
+
+    def check(self) -> None:
+        """Raise `CancelledError` once the build was cancelled."""
+        if self._cancelled:
+            raise CancelledError("interrupted")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def check_confinement() -> None:
+    """Raise `HostError` when bubblewrap is missing or the kernel refuses it."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise HostError(
+            "bwrap is missing, which confines the build steps",
+            hint="apt-get install bubblewrap",
+        )
+    trial = subprocess.run(
+        [bwrap, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if trial.returncode != 0:
+        raise HostError(
+            "bwrap can't confine a command on this host",
+            why=trial.stderr.strip(),
+            hint=_USER_NAMESPACE_HELP,
+        )
+
+
+class SandboxRunner:
+    """Runs the commands of one stage; implements `sevkit.stage.Runner`."""
+
+    def __init__(
+        self,
+        *,
+        title: str,
+        work: Path,
+        out: Path,
+        inputs: Mapping[str, Path],
+        log: Path,
+        jobs: int,
+        confined: bool,
+        processes: Processes,
+        on_progress: Callable[[int, int | None, str], None],
+    ):
+        self._title = title
+        self._work = work
+        self._out = out
+        self._inputs = inputs
+        self._log = log
+        self._jobs = jobs
+        self._confined = confined
+        self._processes = processes
+        self._on_progress = on_progress
+
+    @property
+    def work(self) -> Path:
+        """An empty private folder, removed after the stage."""
+        return self._work
+
+    @property
+    def jobs(self) -> int:
+        """How many processes the stage may keep busy."""
+        return self._jobs
+
+    def progress(self, done: int, total: int | None, note: str = "") -> None:
+        """Tell how far the stage is. Raises `CancelledError` once the build was cancelled."""
+        self._processes.check()
+        self._on_progress(done, total, note)
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+        reading: Sequence[Path] = (),
+    ) -> None:
+        """Run `argv`; see `sevkit.stage.Runner`. Raises `BuildError` when it fails."""
+        command = [os.fspath(word) for word in argv]
+        environment = {**ENVIRONMENT, **(env or {})}
+        full = self._confine(command, cwd, reading) if self._confined else command
+        shown = " ".join(
+            [f"cd {shlex.quote(str(cwd))} &&", *_assignments(env), shlex.join(command)]
+        )
+        last = deque[str](maxlen=200)
+        with self._log.open("a", encoding="utf-8", errors="replace") as log:
+            log.write(f"$ {shown}\n")
+            log.flush()
+            status = self._run(full, cwd, environment, lambda line: _tee(line, log, last, on_line))
+            log.write(f"[status {status}]\n")
+        self._processes.check()
+        if status != 0:
+            raise BuildError(
+                f"{self._title}: {Path(command[0]).name} failed ({_status_text(status)})",
+                why="\n".join([f"$ {shown}", *lines_that_matter(last)]),
+                log=self._log,
+            )
+
+    def _run(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> int:
+        self._processes.check()
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostError(f"{command[0]} can't be started: {error.strerror}") from error
+        with self._processes.running(process):
+            assert process.stdout is not None
+            with process.stdout as lines:
+                for line in lines:
+                    on_line(line.decode("utf-8", "replace").rstrip("\n"))
+            return process.wait()
+
+    def _confine(self, command: Sequence[str], cwd: Path, reading: Sequence[Path]) -> list[str]:
+        options = [
+            "bwrap",
+            "--unshare-all",
+            "--unshare-user",
+            "--die-with-parent",
+            "--hostname",
+            "sevkit",
+        ]
+        options += ["--uid", "1000", "--gid", "1000", "--proc", "/proc", "--dev", "/dev"]
+        options += ["--tmpfs", "/tmp"]
+        for folder in map(Path, _HOST_FOLDERS):
+            if folder.is_symlink():
+                options += ["--symlink", str(folder.readlink()), str(folder)]
+            elif folder.is_dir():
+                options += ["--ro-bind", str(folder), str(folder)]
+        for path in _HOST_FILES:
+            options += ["--ro-bind-try", path, path]
+        for readable in dict.fromkeys([*self._inputs.values(), *reading]):
+            options += ["--ro-bind", str(readable), str(readable)]
+        for writable in (self._work, self._out):
+            options += ["--bind", str(writable), str(writable)]
+        return [*options, "--chdir", str(cwd), "--", *command]
+
+
+def _assignments(env: Mapping[str, str] | None) -> list[str]:
+    return [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
+
+
+def _tee(line: str, log: TextIO, last: deque[str], on_line: Callable[[str], None] | None) -> None:
+    log.write(line + "\n")
+    last.append(line)
+    if on_line is not None:
+        on_line(line)
+
+
+def lines_that_matter(lines: Sequence[str], count: int = 8) -> list[str]:
+    """The lines that tell why a command failed: its errors, else the end of its output."""
+    useful = [line for line in lines if not _NOISE.match(line)]
+    telling = [line for line in useful if _TELLING.search(line)]
+    return (telling or useful)[-count:]
+
+
+def _status_text(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
