@@ -13,13 +13,16 @@ References name content, never places:
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sevkit.errors import RecipeError
+
 if TYPE_CHECKING:
     from sevkit.recipe import Recipe
+    from sevkit.sources import Pin
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -65,6 +68,53 @@ class Stage:
     def reference(self) -> str:
         """How another stage names this one's output."""
         return f"stage:{self.key}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in an order in which they can be built, and where everything they name is found."""
+
+    recipe: "Recipe"
+    stages: tuple[Stage, ...]
+    pins: Mapping[str, "Pin"]
+    """Reference → the file to fetch."""
+    local: Mapping[str, Path]
+    """Reference → a file or folder of this machine."""
+
+    def stage(self, name: str) -> Stage:
+        """The stage called `name`. Raises `RecipeError` naming those there are."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        names = ", ".join(stage.name for stage in self.stages)
+        raise RecipeError(f"{self.recipe.name} has no stage '{name}'", hint=f"one of: {names}")
+
+
+def changes(
+    old: Mapping[str, Json], new: Mapping[str, Json], name: Callable[[str], str]
+) -> list[str]:
+    """What differs between two stage records, a line each; `name` puts a reference in words."""
+    before, after = dict(_leaves(old, ())), dict(_leaves(new, ()))
+    lines = []
+    for path in sorted(before.keys() | after.keys()):
+        if path not in before:
+            lines.append(f"{path}: new, {name(after[path])}")
+        elif path not in after:
+            lines.append(f"{path}: gone, was {name(before[path])}")
+        elif before[path] != after[path]:
+            lines.append(f"{path}: {name(before[path])} → {name(after[path])}")
+    return lines
+
+
+def _leaves(value: Json, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, Sequence) and not isinstance(value, str) and value:
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*path, str(index)))
+    else:
+        yield ".".join(path), str(value)
 
 
 class Planner(Protocol):

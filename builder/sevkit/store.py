@@ -4,6 +4,8 @@
     blobs/ab/<sha256>       one file
     commits/<commit>        the SHA-256 of the blob that holds a git commit's archive
     entries/ab/<key>/       key.json (the stage record), content.json (the listing), data/
+    last/<recipe>/<stage>   the key that was built last under this name
+    partial/                files that are being fetched
     tmp/<name>/             unfinished work; its owner holds tmp/<name>.lock
     locks/<key>             held by the process that builds the key
 
@@ -90,7 +92,7 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         try:
-            for name in ("blobs", "commits", "entries", "tmp", "locks", "pins"):
+            for name in ("blobs", "commits", "entries", "last", "locks", "partial", "pins", "tmp"):
                 (root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HostError(
@@ -138,6 +140,10 @@ class Store:
             )
         return path
 
+    def partial(self, reference: str) -> Path:
+        """Where a file is written while it is fetched; it survives a failure, to be resumed."""
+        return self.root / "partial" / reference.replace(":", "-")
+
     def add_blob(self, file: Path, reference: str) -> None:
         """Take over `file` (moved, not copied) as the content of `reference`.
 
@@ -179,17 +185,16 @@ class Store:
                         raise changed
                     self.add_blob(scratch / "file", reference)
             return
-        if self.has_blob(f"blob:{digest}"):
-            return
         rows = list_tree(path)
         if tree_digest(rows) != digest:
             raise changed
         for row in rows:
             if row["type"] == "file":
                 self.add_local(path / str(row["path"]), f"blob:{row['sha256']}")
-        with self.scratch() as scratch:
-            (scratch / "listing").write_text(canonical_json(rows), encoding="utf-8")
-            self.add_blob(scratch / "listing", f"blob:{digest}")
+        if not self.has_blob(f"blob:{digest}"):
+            with self.scratch() as scratch:
+                (scratch / "listing").write_text(canonical_json(rows), encoding="utf-8")
+                self.add_blob(scratch / "listing", f"blob:{digest}")
 
     def lay_out(self, reference: str, destination: Path) -> None:
         """Write the folder that a `tree:` reference names to `destination`, a new folder."""
@@ -219,12 +224,27 @@ class Store:
         record: dict[str, Json] = json.loads((self._entry(key) / "key.json").read_bytes())
         return record
 
-    def open(self, key: str) -> Path:
+    def last_key(self, recipe: str, stage: str) -> str | None:
+        """The key under which the stage of that name was built last for the recipe."""
+        try:
+            return (self.root / "last" / recipe / stage).read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def remember_last(self, recipe: str, stage: Stage) -> None:
+        """Note `stage` as the one to compare with when a later one of its name is stale."""
+        (self.root / "last" / recipe).mkdir(parents=True, exist_ok=True)
+        self._write_atomically(self.root / "last" / recipe / stage.name, stage.key + "\n")
+
+    def open(self, key: str, *, checked: bool = False) -> Path:
         """The output folder of a stage, after every byte of it was hashed.
 
-        Raises `ImageError` when it is missing or damaged; a damaged entry is set aside first.
+        `checked` says that this process published it a moment ago. Raises `ImageError` when it is
+        missing or damaged; a damaged entry is removed first.
         """
         entry = self._entry(key)
+        if checked:
+            return entry / "data"
         try:
             expected = json.loads((entry / "content.json").read_bytes())
             found = list_tree(entry / "data")

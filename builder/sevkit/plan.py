@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe to a plan: the stages in order, where their inputs come from, and why.
+
+Planning reads the project's files and asks host tools for their versions; it never touches the
+network and writes nothing.
+"""
+
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from sevkit.errors import BuildError, HostError, RecipeError
+from sevkit.library import Library
+from sevkit.recipe import (
+    DebGroup,
+    DebSourcePackage,
+    FileSource,
+    Recipe,
+    Source,
+)
+from sevkit.sources import Pin
+from sevkit.stage import Json, Plan, PlanFunction, Stage
+from sevkit.stages.agent import plan_agent
+from sevkit.stages.firmware import plan_firmware
+from sevkit.stages.image import plan_image
+from sevkit.stages.initramfs import plan_initramfs
+from sevkit.stages.kconfig_tree import plan_kconfig_tree
+from sevkit.stages.kernel import plan_kernel
+from sevkit.stages.sysroot import plan_sysroot
+from sevkit.store import list_tree, sha256_of, tree_digest
+
+Pins = Mapping[str, Sequence[Pin]]
+"""Per request (a source's name, or a group of packages) the files that it resolved to."""
+
+
+def requests(recipe: Recipe) -> dict[str, Source | DebGroup]:
+    """What must be resolved before planning: the sources in use, and the groups of packages."""
+    names = [recipe.kernel.source, recipe.firmware.source]
+    if recipe.agent.source is not None:
+        names.append(recipe.agent.source)
+    wanted: dict[str, Source | DebGroup] = {name: recipe.sources[name] for name in names}
+    suite = recipe.initramfs.suite
+    if recipe.initramfs.debs:
+        wanted["debs:initramfs"] = DebGroup(packages=recipe.initramfs.debs, suite=suite)
+    if recipe.agent.path is not None:
+        wanted["debs:agent"] = DebGroup(packages=recipe.agent.debs, suite=suite)
+    return wanted
+
+
+def stage_functions(recipe: Recipe) -> Iterator[PlanFunction]:
+    """The plan functions that apply to `recipe`, every stage after those it needs."""
+    if recipe.initramfs.debs:
+        yield partial(plan_sysroot, group="initramfs")
+    if recipe.agent.path is not None:
+        yield partial(plan_sysroot, group="agent")
+    yield plan_agent
+    yield plan_initramfs
+    yield plan_kernel
+    yield plan_firmware
+    yield plan_image
+
+
+def make_plan(recipe: Recipe, library: Library, pins: Pins) -> Plan:
+    """The whole plan of an image. Raises `RecipeError` for files that are missing."""
+    return _planned(recipe, library, pins, stage_functions(recipe))
+
+
+def make_kconfig_plan(recipe: Recipe, library: Library, pins: Pins) -> Plan:
+    """The one stage that answers questions about the kernel's configuration."""
+    return _planned(recipe, library, pins, iter([plan_kconfig_tree]))
+
+
+def _planned(
+    recipe: Recipe, library: Library, pins: Pins, functions: Iterator[PlanFunction]
+) -> Plan:
+    planner = _Planner(recipe, library, pins)
+    for function in functions:
+        stage = function(planner)
+        planner.stages[stage.name] = stage
+    return Plan(
+        recipe=recipe,
+        stages=tuple(planner.stages.values()),
+        pins={pin.reference: pin for group in pins.values() for pin in group},
+        local=planner.local_paths,
+    )
+
+
+@dataclass
+class _Planner:
+    """Implements `sevkit.stage.Planner`, and remembers what was asked."""
+
+    recipe: Recipe
+    library: Library
+    pins: Pins
+    stages: dict[str, Stage] = field(default_factory=dict)
+    local_paths: dict[str, Path] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def source(self, name: str) -> str:
+        source = self.recipe.sources[name]
+        if isinstance(source, FileSource):
+            return self.local(source.file)
+        if isinstance(source, DebSourcePackage):
+            raise RecipeError(
+                f"{self.recipe.name}: sources.{name}: a source package is several files",
+                why="a kernel, an agent or a firmware is taken from one file",
+                hint="name a binary package with deb, or one file with url",
+            )
+        [pin] = self.pins[name]
+        return pin.reference
+
+    def debs(self, group: str) -> Mapping[str, str]:
+        return {pin.name: pin.reference for pin in self.pins[f"debs:{group}"]}
+
+    def local(self, path: Path) -> str:
+        try:
+            if path.is_dir():
+                reference = f"tree:{tree_digest(list_tree(path))}"
+            else:
+                reference = f"blob:{sha256_of(path)}"
+        except OSError as error:
+            raise RecipeError(f"{error.filename or path}: {error.strerror}") from error
+        self.local_paths[reference] = path
+        return reference
+
+    def stage(self, name: str) -> str:
+        return self.stages[name].reference
+
+    def has_stage(self, name: str) -> bool:
+        return name in self.stages
+
+    def fragment(self, name: str) -> Path:
+        return self.library.fragment(name)
+
+    def patches(self, name: str) -> Path:
+        return self.library.patches(name)
+
+    def provenance(self) -> Sequence[Mapping[str, Json]]:
+        rows: list[Mapping[str, Json]] = []
+        for request in sorted(self.pins):
+            rows += [
+                {
+                    "source": request,
+                    "reference": pin.reference,
+                    "name": pin.name,
+                    "size": pin.size,
+                    "origin": dict(pin.origin),
+                }
+                for pin in sorted(self.pins[request], key=lambda pin: pin.name)
+            ]
+        return rows
+
+    def tool(self, name: str) -> str:
+        if name not in self.versions:
+            self.versions[name] = tool_version(name)
+        return self.versions[name]
+
+
+def tool_version(name: str) -> str:
+    """The first line of `name --version`. Raises `HostError` when the tool is not there."""
+    try:
+        answer = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise HostError(f"{name} is missing", hint=f"apt-get install {name}") from error
+    if answer.returncode != 0:
+        raise BuildError(f"{name} --version failed", why=answer.stderr.strip())
+    return answer.stdout.partition("\n")[0].strip()
