@@ -180,6 +180,10 @@ class Engine:
                 f"{len(errors)} tasks failed", why="\n".join(str(error) for error in errors)
             )
 
+    def cancel(self) -> None:
+        """Stop the build from another thread: `run` raises `CancelledError` soon."""
+        self._processes.cancel()
+
     def _run_tasks(self, waiting: dict[str, Task]) -> list[SevkitError]:
         errors: list[SevkitError] = []
         running: dict[Future[None], Task] = {}
