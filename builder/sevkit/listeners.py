@@ -138,7 +138,7 @@ class ProgressBars:
                     self._write(f"note: {text}")
 
     def _bar(self, task: str, total: int | None, unit: str) -> "tqdm[Never]":
-        from tqdm import tqdm  # noqa: PLC0415  (only a terminal needs it)
+        from tqdm import tqdm
 
         return tqdm(
             desc=task,
@@ -166,6 +166,6 @@ class ProgressBars:
             bar.close()
 
     def _write(self, text: str) -> None:
-        from tqdm import tqdm  # noqa: PLC0415
+        from tqdm import tqdm
 
         tqdm.write(text, file=self._stream)

@@ -35,7 +35,7 @@ def publish(data: Path, image: Path) -> bool:
     Returns False when the same image is there already. Raises `ImageError` when the directory is
     there with other bytes: a published image is never overwritten.
     """
-    from sevkit.manifest import verify  # noqa: PLC0415  (pydantic is not needed for a no-op)
+    from sevkit.manifest import verify
 
     if image.exists():
         differences = verify(image)

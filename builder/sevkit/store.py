@@ -224,6 +224,10 @@ class Store:
         record: dict[str, Json] = json.loads((self._entry(key) / "key.json").read_bytes())
         return record
 
+    def place(self, key: str) -> Path:
+        """Where the output folder of a stage is or will be."""
+        return self._entry(key) / "data"
+
     def last_key(self, recipe: str, stage: str) -> str | None:
         """The key under which the stage of that name was built last for the recipe."""
         try:

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,11 @@ def concatenate(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
 
 
 @pytest.fixture
-def kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+def kind(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType("sevkit.stages.synthetic")
     module.build_synthetic = concatenate  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sevkit.stages.synthetic", module)
-    yield module
+    return module
 
 
 @pytest.fixture

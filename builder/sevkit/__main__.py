@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `sevkit`: a build with nothing to do is answered before anything heavy is loaded."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["build"]:
+        from sevkit import uptodate
+
+        answer = uptodate.known_answer(arguments)
+        if answer is not None:
+            print(answer)
+            sys.exit(0)
+    from sevkit.cli import run
+
+    sys.exit(run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One person's work on one folder: its recipes, its store, its output, and builds of them.
+
+Ties the steps together, recipe → pins → plan → engine → image directory, and owns the one loop
+among them: a remembered package that has left the mirror is looked up anew, once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sevkit.engine import Engine, Settings, Work, find_fetches, find_work
+from sevkit.errors import SourceError
+from sevkit.events import Listener, Notice
+from sevkit.library import Library
+from sevkit.output import image_dir, point_latest, publish
+from sevkit.plan import Pins, make_kconfig_plan, make_plan, requests
+from sevkit.recipe import Recipe
+from sevkit.recipe_file import load
+from sevkit.sources import Apt, Pin, PinMemory, SourceGone, fetch, resolve
+from sevkit.stage import Plan
+from sevkit.store import Store
+
+
+@dataclass
+class Project:
+    """A folder with recipes, and where its results go."""
+
+    folder: Path
+    output: Path
+    store: Store
+    listener: Listener
+    library: Library = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.library = Library.of(self.folder)
+        self.memory = PinMemory(self.store.root / "pins")
+        self.apt = Apt(self.store.root / "apt")
+
+    def recipe(self, name: str, overrides: Mapping[str, str]) -> Recipe:
+        """The recipe called `name`, or in the file `name`, with its variables set."""
+        return load(name, overrides, self.library)
+
+    def pins(self, recipe: Recipe, *, offline: bool = False) -> Pins:
+        """What the sources of `recipe` resolve to: remembered, else looked up and remembered."""
+        found: dict[str, Sequence[Pin]] = {}
+        for name, request in requests(recipe).items():
+            pins = self.memory.recall(request)
+            if pins is None:
+                if offline:
+                    raise SourceError(
+                        f"{recipe.name}: {name} was never looked up, and the build is offline",
+                        hint=f"sevkit fetch {recipe.name}",
+                    )
+                self.listener(Notice(f"looking up {name}"))
+                pins = resolve(request, self.apt)
+                self.memory.remember(request, pins)
+            found[name] = pins
+        return found
+
+    def forget_pins(self, recipe: Recipe) -> None:
+        """Have the sources of `recipe` looked up again."""
+        for request in requests(recipe).values():
+            self.memory.forget(request)
+
+    def plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
+        """The plan of the image."""
+        return make_plan(recipe, self.library, self.pins(recipe, offline=offline))
+
+    def kconfig_plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
+        """The plan of the small tree that answers questions about the kernel configuration."""
+        return make_kconfig_plan(recipe, self.library, self.pins(recipe, offline=offline))
+
+    def build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
+        """Build `targets` of `recipe`; for the target ``image`` also publish it in `output`.
+
+        A package that was looked up earlier and has left the mirror is looked up anew, once.
+        """
+        try:
+            return self._build(recipe, targets, settings)
+        except SourceGone as gone:
+            self.listener(Notice(f"{gone.what}; looking for what replaced it"))
+            self.forget_pins(recipe)
+            return self._build(recipe, targets, settings)
+
+    def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
+        plan = self.plan(recipe, offline=settings.offline)
+        image = image_dir(self.output, plan) if "image" in targets else None
+        if image is not None and (image / "manifest.json").is_file() and not settings.force:
+            point_latest(image)
+            return Built(plan, image, idle=True, files=_files_of(image))
+        work = self.run(plan, find_work(plan, self.store, targets, force=settings.force), settings)
+        if image is None:
+            places = [self.store.place(plan.stage(name).key) for name in targets]
+            return Built(plan, places[0], idle=not work.tasks, files=[str(p) for p in places])
+        publish(self.store.open(plan.stage("image").key), image)
+        point_latest(image)
+        return Built(plan, image, idle=False, files=_files_of(image))
+
+    def fetch(self, recipe: Recipe, settings: Settings) -> int:
+        """Bring every source of `recipe` into the store; the number that was missing."""
+        plan = self.plan(recipe)
+        return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
+
+    def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
+        """Do `work` and return it."""
+        Engine(plan, self.store, settings, self.listener, fetch).run(work)
+        return work
+
+    def observed(self) -> list[str]:
+        """Every path that the plans made so far rest on, those that were not there included."""
+        return [*map(str, self.library.observed), *map(str, self.memory.observed)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build gave: an image directory or, for a single stage, its place in the store."""
+
+    plan: Plan
+    result: Path
+    idle: bool
+    files: Sequence[str]
+
+
+def _files_of(image: Path) -> list[str]:
+    return [str(image.parent / "latest"), str(image), *(str(path) for path in image.iterdir())]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remembers that a command line had nothing to do, and which files that answer rests on.
+
+A record holds the status (time of change, size, inode) of everything that was read or looked for,
+files that were not there included. While all of it is as it was, the same command line in the
+same folder has the same answer, and no recipe needs to be read to know it. This is what git's
+index and ninja's log do. Nothing here decides what is built: without a record the full way is
+taken. Imports only what costs next to nothing.
+"""
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+
+_SCHEMA = 1
+_TICK_NS = 20_000_000
+"""Coarser than the time stamps of any file system in use: two changes within it may look alike."""
+
+Status = list[int] | None
+
+
+def status(path: str) -> Status:
+    """What changes when the file or folder does; None when it is not there."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode]
+
+
+def known_answer(arguments: Sequence[str]) -> str | None:
+    """The answer to a command line that would find nothing to do; None when that isn't sure."""
+    try:
+        with open(_record_path(arguments), encoding="utf-8") as file:  # noqa: PTH123
+            record = json.load(file)
+        if record["schema"] != _SCHEMA or record["context"] != _context(arguments):
+            return None
+        if all(status(path) == expected for path, expected in record["files"].items()):
+            return str(record["answer"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def remember(
+    arguments: Sequence[str],
+    *,
+    answer: str,
+    inputs: Iterable[str],
+    results: Iterable[str],
+    read_since_ns: int,
+) -> None:
+    """Record that `arguments` has nothing to do as long as `inputs` and `results` stay.
+
+    `read_since_ns` is the time (`time.time_ns()`) from which on the inputs were read: one that
+    changed after it, or just before, may have been read half, and then nothing is recorded.
+    """
+    files: dict[str, Status] = {}
+    for path in inputs:
+        found = files[path] = status(path)
+        if found is not None and max(found[:2]) >= read_since_ns - _TICK_NS:
+            return
+    files |= {path: status(path) for path in results}
+    record = {
+        "schema": _SCHEMA,
+        "context": _context(arguments),
+        "answer": answer,
+        "files": files,
+    }
+    path = _record_path(arguments)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        draft = f"{path}.{os.getpid()}.{time.monotonic_ns()}"
+        with open(draft, "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(record, file)
+        os.replace(draft, path)  # noqa: PTH105
+    except OSError:
+        return  # the next build takes the full way
+
+
+def _context(arguments: Sequence[str]) -> list[str]:
+    names = ("SEVKIT_STORE", "XDG_CACHE_HOME", "HOME", "PATH")
+    return [os.getcwd(), *(os.environ.get(name, "") for name in names), *arguments]  # noqa: PTH109
+
+
+def _record_path(arguments: Sequence[str]) -> str:
+    text = "\0".join(_context(arguments)).encode("utf-8", "surrogateescape")
+    home = os.environ.get("HOME", "/")
+    cache = os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
+    store = os.environ.get("SEVKIT_STORE") or f"{cache}/sevkit"
+    return f"{store}/uptodate/{zlib.crc32(text):08x}{zlib.adler32(text):08x}.json"

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of several folders share: running the command, a network to ask, built images."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_sevkit(
+    arguments: Sequence[str | Path],
+    *,
+    cwd: Path = REPOSITORY,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    timeout: float = 2400,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, and keep what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "sevkit", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def sevkit() -> Sevkit:
+    """The command; also checks that it never shows a traceback."""
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        result = run_sevkit(arguments, **options)  # type: ignore[arg-type]
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mirror() -> None:
+    """Skips when no Debian mirror answers; says so."""
+    answer = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    addresses = {line.strip() for line in answer.stdout.splitlines() if line.strip()}
+    if not addresses:
+        pytest.skip("apt has no package lists here: nothing that needs Debian packages was tested")
+
+
+@pytest.fixture(scope="session")
+def build_image(
+    sevkit: Sevkit, mirror: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Builds a recipe through the command, in the user's store, and gives its image directory."""
+    output = tmp_path_factory.mktemp("output")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def build(recipe: str | Path, *settings: str, project: Path = REPOSITORY) -> Path:
+        key = (str(recipe), str(project), *settings)
+        if key not in made:
+            place = ["-C", project, "--output", output / str(len(made))]
+            result = sevkit(*place, "build", recipe, *settings, "--ci")
+            assert result.returncode == 0, result.stderr
+            [latest] = (output / str(len(made))).glob("*/latest")
+            made[key] = latest.resolve()
+        return made[key]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def sev_guest(build_image: Callable[..., Path]) -> Path:
+    """The image directory of the default recipe."""
+    return build_image("sev-guest")
+
+
+@pytest.fixture(scope="session")
+def busybox_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system that holds busybox and a few files to look at."""
+    busybox = Path("/bin/busybox")
+    assert busybox.exists(), "busybox-static is missing: make setup installs it"
+    root = tmp_path_factory.mktemp("busybox-root")
+    for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
+        (root / name).mkdir()
+    (root / "bin" / "busybox").write_bytes(busybox.read_bytes())
+    (root / "bin" / "busybox").chmod(0o755)
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    for applet in applets.stdout.split():
+        if applet != "busybox":
+            (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\n")
+    return root
