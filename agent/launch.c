@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "rootfs.h"
+
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_Noreturn static void give_up(int failure_fd, const struct failure *failure)
+{
+    /* A pipe that is empty takes this whole; and nobody is left to hear of trouble. */
+    if (write(failure_fd, failure, sizeof *failure) < 0)
+        _exit(2);
+    _exit(1);
+}
+
+_Noreturn static void give_up_with(int failure_fd, const char *what)
+{
+    const int error = errno;
+    struct failure failure;
+
+    failure_set(&failure, error, "cannot %s: %s", what, strerror(error));
+    give_up(failure_fd, &failure);
+}
+
+static bool set_up_stdio(const int stdio[3])
+{
+    const int null = stdio[0] < 0 ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1;
+    const int input = stdio[0] < 0 ? null : stdio[0];
+
+    return dup2(input, STDIN_FILENO) >= 0 && dup2(stdio[1], STDOUT_FILENO) >= 0 &&
+           dup2(stdio[2], STDERR_FILENO) >= 0;
+}
+
+/* What the agent changed for itself goes back to what a program may expect. Dispositions of
+ * handled signals are reset by exec; ignored ones are not. */
+static bool undo_agent(void)
+{
+    sigset_t none;
+
+    sigemptyset(&none);
+    if (signal(SIGPIPE, SIG_DFL) == SIG_ERR || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
+        return false;
+    const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    const bool written = write(fd, "0", 1) == 1;
+    close(fd);
+    return written;
+}
+
+static const char *search_path(const char *const *env)
+{
+    for (; *env; env++) {
+        if (strncmp(*env, "PATH=", 5) == 0)
+            return *env + 5;
+    }
+    return DEFAULT_PATH;
+}
+
+static void try_exec(const char *path, const struct run_request *request)
+{
+    execve(path, (char *const *)(size_t)request->argv, (char *const *)(size_t)request->env);
+    /* A file that is there, and still not found: its interpreter is not. */
+    if (errno == ENOENT && access(path, F_OK) == 0)
+        errno = ELIBBAD;
+}
+
+/* Returns the errno value that says best why nothing could be executed. */
+static int exec_anything(const struct run_request *request)
+{
+    const char *name = request->argv[0];
+    int best = ENOENT;
+
+    if (strchr(name, '/')) {
+        try_exec(name, request);
+        return errno;
+    }
+    const char *folder = search_path(request->env);
+    for (;;) {
+        const size_t length = strcspn(folder, ":");
+        char path[PATH_MAX];
+        const int size = snprintf(path, sizeof path, "%.*s/%s", (int)(length ? length : 1),
+                                  length ? folder : ".", name);
+        if (size > 0 && (size_t)size < sizeof path) {
+            try_exec(path, request);
+            if (errno != ENOENT && errno != ENOTDIR)
+                best = errno;
+            if (best != ENOENT && best != EACCES)
+                return best;
+        }
+        if (folder[length] == '\0')
+            return best;
+        folder += length + 1;
+    }
+}
+
+_Noreturn void launch(const struct run_request *request, const int stdio[3], int failure_fd)
+{
+    struct failure failure;
+
+    setsid();
+    if (!set_up_stdio(stdio))
+        give_up_with(failure_fd, "connect the streams");
+    if (!undo_agent())
+        give_up_with(failure_fd, "reset the process");
+    if (request->rootfs_tag && !rootfs_enter(request->rootfs_tag, &failure))
+        give_up(failure_fd, &failure);
+    if (chdir(request->cwd) != 0) {
+        failure_set(&failure, errno, "cannot change to '%.150s': %s", request->cwd,
+                    strerror(errno));
+        give_up(failure_fd, &failure);
+    }
+    if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) != 0)
+        give_up_with(failure_fd, "close what is not the command's");
+
+    const int error = exec_anything(request);
+    const char *reason = error == ELIBBAD ? "its interpreter is missing" : strerror(error);
+    if (error == ENOENT)
+        reason = "not found";
+    dprintf(STDERR_FILENO, "sevkit-agent: %.150s: %s\n", request->argv[0], reason);
+    _exit(error == ENOENT || error == ENOTDIR ? STATUS_NOT_FOUND : STATUS_NOT_EXECUTABLE);
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Everything that the host's bytes pass through before anything is done about them: frames, JSON,
+ * requests, and what is echoed in an answer.
+ *
+ * For libFuzzer (clang -fsanitize=fuzzer,address,undefined) as it is; with -DREPLAY a program that
+ * replays the files it is given. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "channel.h"
+#include "json.h"
+#include "request.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void write_back(const struct json *value, struct json_writer *writer)
+{
+    switch (value->type) {
+    case JSON_NULL:
+        json_put_null(writer);
+        return;
+    case JSON_BOOLEAN:
+        json_put_boolean(writer, value->boolean);
+        return;
+    case JSON_INTEGER:
+        json_put_integer(writer, value->integer);
+        return;
+    case JSON_STRING:
+        json_put_string(writer, value->string.bytes);
+        return;
+    case JSON_ARRAY:
+    case JSON_OBJECT:
+        break;
+    }
+    json_begin(writer, value->type == JSON_OBJECT ? '{' : '[');
+    for (const struct json *member = value->first; member; member = member->next) {
+        if (value->type == JSON_OBJECT)
+            json_key(writer, member->key.bytes);
+        write_back(member, writer);
+    }
+    json_end(writer, value->type == JSON_OBJECT ? '}' : ']');
+}
+
+static void take_message(const struct frame *frame)
+{
+    static struct json_pool pool;
+    static struct json_pool second_pool;
+    static struct run_words words;
+    static char text[8 * FRAME_PAYLOAD_MAX];
+    struct json_writer writer = {.text = text, .size = sizeof text};
+    struct run_request request;
+    struct failure failure;
+    const char *problem = NULL;
+
+    /* In memory of its own, so that a sanitizer sees a read past its end. */
+    char *payload = malloc(frame->length ? frame->length : 1);
+    if (!payload)
+        return;
+    memcpy(payload, frame->payload, frame->length);
+    const struct json *message = json_read(&pool, payload, frame->length, &problem);
+    if (!message && !problem)
+        abort();
+    if (!message) {
+        free(payload);
+        return;
+    }
+    const struct json *body = message_body(message);
+    if (body && run_request_read(body, &words, &request, &failure) && !request.argv[0])
+        abort();
+    write_back(message, &writer);
+    /* Keys and strings lose what follows a NUL, so keys may now collide; nothing else may fail. */
+    if (!writer.full && !json_read(&second_pool, text, writer.length, &problem) &&
+        strcmp(problem, "the same key twice in an object") != 0)
+        abort();
+    free(payload);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct channel channel;
+    struct frame frame;
+    struct failure failure;
+
+    if (size > sizeof channel.in)
+        return 0;
+    channel.in_start = 0;
+    channel.in_end = size;
+    memcpy(channel.in, data, size);
+    while (channel_frame(&channel, &frame, &failure) == FRAME_READY) {
+        if (frame.type == FRAME_CONTROL)
+            take_message(&frame);
+        channel_consume(&channel, &frame);
+    }
+    return 0;
+}
+
+#ifdef REPLAY
+#include <stdio.h>
+
+int main(int argc, char *argv[])
+{
+    static uint8_t data[CHANNEL_IN_BYTES];
+
+    for (int i = 1; i < argc; i++) {
+        FILE *file = fopen(argv[i], "rb");
+        if (!file)
+            return 1;
+        const size_t size = fread(data, 1, sizeof data, file);
+        fclose(file);
+        LLVMFuzzerTestOneInput(data, size);
+    }
+    return 0;
+}
+#endif
