@@ -91,7 +91,7 @@ class Patch:
     @property
     def forwarded(self) -> str:
         """Where it was sent or came from, as its header says: a URL, ``no`` or ``not-needed``."""
-        return self.fields.get("forwarded") or self.fields.get("origin", "")
+        return " ".join((self.fields.get("forwarded") or self.fields.get("origin", "")).split())
 
     def record(self) -> dict[str, str | list[str]]:
         """The facts for a manifest."""

@@ -53,6 +53,7 @@ def lost_symbols(lost: Sequence[Lost], merged: Merged, model: Model) -> list[str
             nearest = _nearest(demand.symbol, names)
             reasons = [f"linux {version} has no such symbol"]
             reasons += [f"did you mean {nearest}?"] if nearest else []
+            reasons += ["(start its reason with 'wanted:' if only some versions have it)"]
         else:
             reasons = _reasons(demand, found, merged)
         state = "can't be checked" if found is None else f"is lost, it is {found['value'] or 'n'}"

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel: source, patch series and fragments in; bzImage, its configuration and facts out.
+
+Owns the order unpack → patch → configure → check → compile: whatever can be known to be wrong is
+known before the first file is compiled. Knows nothing of the cache.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from sevkit import kconfig
+from sevkit.errors import BuildError, RecipeError
+from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
+
+VERSION = 1
+
+TOOLS = {
+    "ar": "binutils",
+    "bc": "bc",
+    "bison": "bison",
+    "flex": "flex",
+    "gcc": "gcc",
+    "gzip": "gzip",
+    "ld": "binutils",
+    "lz4": "lz4",
+    "make": "make",
+    "patch": "patch",
+    "perl": "perl",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+    "/usr/include/gelf.h": "libelf-dev",
+    "/usr/include/openssl/ssl.h": "libssl-dev",
+    "/usr/include/stdio.h": "libc6-dev",
+}
+"""What a host must have: command or file → the Debian package that holds it."""
+
+_COMPRESSORS = {
+    "KERNEL_BZIP2": "bzip2",
+    "KERNEL_LZ4": "lz4",
+    "KERNEL_LZMA": "xz",
+    "KERNEL_LZO": "lzop",
+    "KERNEL_XZ": "xz",
+    "KERNEL_ZSTD": "zstd",
+}
+_DECOMPRESSORS = {"zstd": "RD_ZSTD", "lz4": "RD_LZ4", "gzip": "RD_GZIP", "xz": "RD_XZ"}
+_FIXED = {
+    "KBUILD_BUILD_HOST": "sevkit",
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "sevkit",
+    "KBUILD_BUILD_VERSION": "1",
+}
+_OBJECT_MADE = re.compile(r"^  [A-Z][A-Z0-9_ \[\]]*? +(\S+\.o)$")
+
+
+def plan_kernel(planner: Planner) -> Stage:
+    """Everything that can change the kernel's bytes, and nothing else.
+
+    Raises `RecipeError` for fragments and series that are malformed or contradict each other.
+    """
+    params, inputs = plan_source(planner)
+    more, config_inputs, merged = plan_config(planner)
+    params |= more
+    inputs |= config_inputs
+    compressor = next(
+        (tool for name, tool in _COMPRESSORS.items() if _asks_for(merged, name)), "gzip"
+    )
+    params["tools"] = {tool: planner.tool(tool) for tool in ("gcc", "ld", compressor)}
+    if planner.recipe.initramfs.placement == "builtin":
+        inputs["initramfs"] = planner.stage("initramfs")
+    return Stage("kernel", "kernel", VERSION, params, inputs)
+
+
+def plan_config(planner: Planner) -> tuple[dict[str, Json], dict[str, str], kconfig.Merged]:
+    """Parameters and inputs of the configuration, and the fragments merged.
+
+    Raises `RecipeError` for what is wrong with any fragment, and for contradictions.
+    """
+    recipe = planner.recipe
+    params: dict[str, Json] = {
+        "configs": list(recipe.kernel.configs),
+        "initramfs": {
+            "compression": recipe.initramfs.compression,
+            "placement": recipe.initramfs.placement,
+        },
+    }
+    paths = {name: planner.fragment(name) for name in recipe.kernel.configs}
+    inputs = {f"config/{name}": planner.local(path) for name, path in paths.items()}
+    return params, inputs, merged_config(params, paths)
+
+
+def merged_config(params: Mapping[str, Json], paths: Mapping[str, Path]) -> kconfig.Merged:
+    """The fragments at `paths`, and what the recipe implies, as one.
+
+    Raises `RecipeError` naming all problems of all fragments.
+    """
+    fragments, problems = [], []
+    for name, path in paths.items():
+        try:
+            fragments.append(kconfig.parse_fragment(path, f"{name}.config"))
+        except RecipeError as error:
+            problems += error.why.splitlines() or [error.what]
+    if problems:
+        raise RecipeError.of_problems("the kernel's fragments", problems)
+    initramfs = params["initramfs"]
+    assert isinstance(initramfs, Mapping)
+    return kconfig.merge([*fragments, *_implied(initramfs)])
+
+
+def _implied(initramfs: Mapping[str, Json]) -> list[kconfig.Fragment]:
+    """What the recipe's choice of an initramfs asks of the kernel."""
+    compression, placement = str(initramfs["compression"]), initramfs["placement"]
+    wanted = {"BLK_DEV_INITRD": "y"}
+    if compression in _DECOMPRESSORS:
+        wanted[_DECOMPRESSORS[compression]] = "y"
+    implied = [kconfig.Fragment.of_reason(f"initramfs.compression = {compression}", wanted)]
+    if placement == "builtin":
+        values = {
+            "INITRAMFS_SOURCE": f'"{_builtin_name(compression)}"',
+            "INITRAMFS_COMPRESSION_NONE": "y",
+        }
+        implied.append(kconfig.Fragment.of_reason("initramfs.placement = builtin", values))
+    return implied
+
+
+def _builtin_name(compression: str) -> str:
+    """A name that usr/Makefile of the kernel takes as a finished archive (``*.cpio.*``)."""
+    return f"initramfs.cpio.{compression}"
+
+
+def _asks_for(merged: kconfig.Merged, symbol: str) -> bool:
+    demand = merged.demands.get(symbol)
+    return demand is not None and demand.value == "y"
+
+
+def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
+    """Write ``vmlinuz``, ``config`` and ``kernel.json``.
+
+    kernel.json: ``release`` (uname -r), ``version``, ``config_sha256``, ``fragments``, ``patches``
+    (name, sha256, description, forwarded, files), ``moved_hunks``, ``unmet_wanted`` (wanted symbols
+    that this version does not have or give), ``compiler``, ``bzimage_bytes``, ``initramfs``
+    (``builtin`` or ``separate``).
+
+    Raises `RecipeError` naming every symbol that is not as the fragments want it and why,
+    `BuildError` when a patch does not apply or the compiler fails.
+    """
+    source = prepare_source(stage, inputs, run)
+    merged = merged_config(stage.params, fragment_paths(stage, inputs))
+    run.progress(0, None, "configuring")
+    config_path = kconfig.configure(source.path, merged, source.path, run)
+    unmet = check_config(source.path, config_path, merged, run)
+    if "initramfs" in inputs:
+        compression = _of_initramfs(stage, "compression")
+        archive = inputs["initramfs"] / "initramfs"
+        shutil.copyfile(archive, source.path / _builtin_name(compression))
+    _compile(source.path, run)
+    _publish(stage, source, unmet, out)
+
+
+def fragment_paths(stage: Stage, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Where the fragments of a planned stage are, in their order."""
+    names = stage.params["configs"]
+    assert isinstance(names, list | tuple)
+    return {str(name): inputs[f"config/{name}"] for name in names}
+
+
+def check_config(tree: Path, config_path: Path, merged: kconfig.Merged, run: Runner) -> list[str]:
+    """The wanted symbols that `config_path` does not have, a line each.
+
+    Raises `RecipeError` explaining each required symbol that is lost and each forbidden one that
+    is there or does not exist.
+    """
+    values = kconfig.read_config(config_path)
+    lost = kconfig.check(merged, values, kconfig.defined_symbols(tree))
+    serious = [item for item in lost if item.demand.strength != "wanted"]
+    if serious:
+        model = kconfig.Model(tree, config_path, run.work, run)
+        raise RecipeError.of_problems(
+            f"the configuration of linux {kconfig.version_of(tree)}",
+            kconfig.lost_symbols(serious, merged, model),
+        )
+    return [
+        f"{item.demand.where}: {item.demand.text}" + ("" if item.exists else " (no such symbol)")
+        for item in lost
+    ]
+
+
+def _compile(tree: Path, run: Runner) -> None:
+    expected = _expected_objects(tree, run)
+    done = 0
+
+    def watch(line: str) -> None:
+        nonlocal done
+        match = _OBJECT_MADE.match(line)
+        if match:
+            if match[1] in expected:
+                expected.remove(match[1])
+                done += 1
+            run.progress(done, total, match[1])
+        elif line.startswith("  "):
+            run.progress(done, total, line.strip())
+
+    total = len(expected)
+    flags = f"-ffile-prefix-map={tree}=."
+    run(
+        ["make", f"-j{run.jobs}", *kconfig.MAKE_VARIABLES, "bzImage"],
+        cwd=tree,
+        env={**_FIXED, "KCFLAGS": flags, "KAFLAGS": flags},
+        on_line=watch,
+    )
+
+
+def _expected_objects(tree: Path, run: Runner) -> set[str]:
+    """The object files that the configured tree will make, nearly all: for the progress bar."""
+    lister = run.work / "objects.mk"
+    shutil.copyfile(Path(__file__).with_name("objects.mk"), lister)
+    expected: set[str] = set()
+
+    def collect(line: str) -> None:
+        word, _, path = line.partition(" ")
+        if word == "object":
+            expected.add(path)
+
+    run.progress(0, None, "counting")
+    run(["make", "-rRs", f"-j{run.jobs}", "-f", lister, "obj=."], cwd=tree, on_line=collect)
+    return expected
+
+
+def _publish(stage: Stage, source: SourceTree, unmet: list[str], out: Path) -> None:
+    image = source.path / "arch" / "x86" / "boot" / "bzImage"
+    shutil.copyfile(image, out / "vmlinuz")
+    config = (source.path / ".config").read_bytes()
+    if str(source.path).encode() in config:
+        raise BuildError("the kernel's configuration holds a path of this machine")
+    (out / "config").write_bytes(config)
+    release = source.path / "include" / "config" / "kernel.release"
+    values = kconfig.values_of(config.decode())
+    facts = {
+        "release": release.read_text(encoding="utf-8").strip(),
+        "version": source.version,
+        "config_sha256": hashlib.sha256(config).hexdigest(),
+        "fragments": stage.params["configs"],
+        "patches": [patch.record() for patch in source.patches],
+        "moved_hunks": list(source.moved_hunks),
+        "unmet_wanted": unmet,
+        "compiler": values.get("CC_VERSION_TEXT", "").strip('"'),
+        "bzimage_bytes": image.stat().st_size,
+        "initramfs": _of_initramfs(stage, "placement"),
+    }
+    text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
+    (out / "kernel.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _of_initramfs(stage: Stage, name: str) -> str:
+    choices = stage.params["initramfs"]
+    assert isinstance(choices, Mapping)
+    return str(choices[name])

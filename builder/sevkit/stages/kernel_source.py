@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's source as its stages share it: unpacked, without its top folder, patched.
+
+What is planned here and what is read here are the same: the archive, its member, the series.
+Nothing is configured or compiled.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevkit import patches
+from sevkit.archive import extract_member, unpack
+from sevkit.errors import BuildError, RecipeError
+from sevkit.kconfig import version_of
+from sevkit.stage import Json, Planner, Runner, Stage
+
+
+@dataclass(frozen=True)
+class SourceTree:
+    """A patched kernel tree, its version, and what was done to it."""
+
+    path: Path
+    version: str
+    patches: tuple[patches.Patch, ...]
+    moved_hunks: tuple[str, ...]
+
+
+def plan_source(planner: Planner) -> tuple[dict[str, Json], dict[str, str]]:
+    """Parameters and inputs of the patched source, for the stages that start from it.
+
+    Raises `RecipeError` for a series that is malformed.
+    """
+    kernel = planner.recipe.kernel
+    source = planner.recipe.sources[kernel.source]
+    member = getattr(source, "member", None)
+    if getattr(source, "deb", None) is not None and member is None:
+        raise RecipeError(
+            f"{planner.recipe.name}: sources.{kernel.source}: a package is no kernel source",
+            why="a package that holds the source has it as one file among others",
+            hint='name the file: member = "usr/src/linux-source-….tar.xz"',
+        )
+    params: dict[str, Json] = {"member": member}
+    inputs = {"source": planner.source(kernel.source)}
+    if kernel.patches is not None:
+        series = patches.read_series(planner.patches(kernel.patches))
+        params["series"] = {
+            "name": series.name,
+            "patches": [[patch.name, patch.strip] for patch in series.patches],
+        }
+        for patch in series.patches:
+            inputs[f"patch/{patch.name}"] = planner.local(patch.path)
+    return params, inputs
+
+
+def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> SourceTree:
+    """Unpack and patch the source of `stage` in the runner's work folder.
+
+    Raises `BuildError` when it is no kernel tree, or a patch does not apply.
+    """
+    tree = _unpacked(stage, inputs["source"], run)
+    version = version_of(tree)
+    planned = stage.params.get("series")
+    if not isinstance(planned, Mapping):
+        return SourceTree(tree, version, (), ())
+    rows = planned["patches"]
+    assert isinstance(rows, list | tuple)
+    series = patches.Series(
+        str(planned["name"]),
+        tuple(
+            patches.read_patch(inputs[f"patch/{name}"], str(name), int(strip))
+            for name, strip in rows
+        ),
+    )
+    run.progress(0, None, f"applying {len(series.patches)} patches")
+    moved = patches.apply(series, tree, run.work / "patching", run, subject=f"linux {version}")
+    return SourceTree(tree, version, series.patches, tuple(moved))
+
+
+def _unpacked(stage: Stage, source: Path, run: Runner) -> Path:
+    place = run.work / "source"
+    if source.is_dir():
+        shutil.copytree(source, place, symlinks=True)
+        return place
+    member = stage.params["member"]
+    if member is not None:
+        archive = run.work / "source-archive"
+        extract_member(source, str(member), archive)
+        source = archive
+    place.mkdir()
+    unpack(source, place, progress=lambda done, total: run.progress(done, total, "unpacking"))
+    if member is not None:
+        source.unlink()
+    found = list(place.iterdir())
+    if len(found) == 1 and found[0].is_dir():
+        return found[0]
+    if not found:
+        raise BuildError("the archive of the kernel's source is empty")
+    return place
