@@ -53,7 +53,8 @@ static bool undo_agent(void)
     const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
-    const bool written = write(fd, "0", 1) == 1;
+    /* EACCES: this is no guest, nothing was changed, and whoever runs it may not change it. */
+    const bool written = write(fd, "0", 1) == 1 || errno == EACCES;
     close(fd);
     return written;
 }

@@ -408,3 +408,6 @@ def test_the_binary_is_small_hardened_and_the_same_twice(tmp_path: Path) -> None
     symbols = readelf("--dyn-syms")
     assert "__stack_chk_fail" in symbols
     assert "_chk@" in symbols
+    assert "chroot@" in symbols
+    assert "pivot_root" not in symbols
+    assert " syscall@" not in symbols  # which could call it by number
