@@ -194,9 +194,11 @@ static void write_virtio_device(struct json_writer *writer, int folder, const ch
     snprintf(path, sizeof path, "%s/device", name);
     put_known(writer, "id", textfile_read_integer(folder, path, &id), &id);
     json_key(writer, "access_platform");
-    /* One digit per bit, bit 0 first. */
+    /* One digit per bit, bit 0 first; all 0 while no driver has negotiated them. */
+    snprintf(path, sizeof path, "%s/driver", name);
+    const bool has_driver = faccessat(folder, path, F_OK, 0) == 0;
     snprintf(path, sizeof path, "%s/features", name);
-    if (textfile_read(folder, path, features, sizeof features) &&
+    if (has_driver && textfile_read(folder, path, features, sizeof features) &&
         strlen(features) > VIRTIO_F_ACCESS_PLATFORM)
         json_put_boolean(writer, features[VIRTIO_F_ACCESS_PLATFORM] == '1');
     else
