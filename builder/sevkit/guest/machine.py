@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One running QEMU and the sockets to it. Dies with the block that holds it, and with sevkit.
+
+QEMU inherits one end of each socket pair: nothing has a name in the file system, so nobody else can
+connect and nothing is left behind. Knows nothing of what is said over them.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+
+from sevkit.guest.console import Console
+from sevkit.guest.launch import tied_to_us
+
+_CHUNK_BYTES = 65536
+_CONSOLE_CHUNK_BYTES = 16384
+
+
+class Machine:
+    """A guest that runs: a context manager that starts it, and kills what is left in the end.
+
+    `make_argv` is given the descriptors of the agent's port and of the console that QEMU inherits.
+    `on_agent` and `on_console` take what arrives; QEMU's own words go to `complaints`.
+    """
+
+    def __init__(
+        self,
+        make_argv: Callable[[int, int], Sequence[str]],
+        *,
+        on_agent: Callable[[bytes], None],
+        on_console: Callable[[bytes], None],
+    ) -> None:
+        self._make_argv = make_argv
+        self.complaints = Console()
+        self.exit_status: int | None = None
+        """Of QEMU once it has ended; -n after signal n."""
+        self._handlers = {
+            "agent": on_agent,
+            "console": on_console,
+            "complaints": self.complaints.feed,
+        }
+        self._sockets: dict[int, tuple[socket.socket, Callable[[bytes], None]]] = {}
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> "Machine":
+        with contextlib.ExitStack() as cleanup, contextlib.ExitStack() as handed_over:
+            theirs = {}
+            for name, handler in self._handlers.items():
+                ours, theirs[name] = socket.socketpair()
+                cleanup.enter_context(ours)
+                handed_over.enter_context(theirs[name])
+                ours.setblocking(False)
+                self._sockets[ours.fileno()] = ours, handler
+                if name == "agent":
+                    self._agent = ours
+            agent_fd, console_fd = theirs["agent"].fileno(), theirs["console"].fileno()
+            self._process = subprocess.Popen(
+                tied_to_us(self._make_argv(agent_fd, console_fd)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=theirs["complaints"].fileno(),
+                pass_fds=(agent_fd, console_fd),
+                start_new_session=True,
+            )
+            cleanup.callback(self._kill)
+            self._pidfd = os.pidfd_open(self._process.pid)
+            cleanup.callback(os.close, self._pidfd)
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def wait(
+        self,
+        seconds: float,
+        *,
+        outgoing: bytearray,
+        stdin: int | None = None,
+        on_stdin: Callable[[bytes], None] = lambda _: None,
+    ) -> bool:
+        """Handle what happens next, for at most `seconds`. True once QEMU has ended.
+
+        Sends from the front of `outgoing` and deletes what was sent. Reads `stdin` when given.
+        """
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        for descriptor in self._sockets:
+            poll.register(descriptor, select.POLLIN)
+        if outgoing and self._agent.fileno() in self._sockets:
+            poll.register(self._agent, select.POLLIN | select.POLLOUT)
+        if stdin is not None:
+            poll.register(stdin, select.POLLIN)
+        events = dict(poll.poll(max(0, int(seconds * 1000) + 1)))
+        if self._agent.fileno() in events and outgoing:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                del outgoing[: self._agent.send(outgoing)]
+        for descriptor in events.keys() & self._sockets.keys():
+            self._receive(descriptor)
+        if stdin in events and stdin is not None:
+            on_stdin(os.read(stdin, _CHUNK_BYTES))
+        if self._pidfd not in events:
+            return False
+        for descriptor in list(self._sockets):
+            while self._receive(descriptor):
+                pass
+        self.exit_status = self._process.wait()
+        return True
+
+    def _receive(self, descriptor: int) -> bool:
+        connection, handler = self._sockets[descriptor]
+        size = _CHUNK_BYTES if connection is self._agent else _CONSOLE_CHUNK_BYTES
+        try:
+            data = connection.recv(size)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            del self._sockets[descriptor]
+            return False
+        handler(data)
+        return True
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

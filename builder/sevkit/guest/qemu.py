@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is booted, and the QEMU command line that boots it.
+
+Pure: reads nothing and starts nothing. Options: qemu-system-x86_64(1) of QEMU 7.2 and later, and
+docs/system/i386/amd-memory-encryption.rst of its source.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevkit.errors import HostError, RecipeError
+from sevkit.guest.channel import PORT_NAME
+from sevkit.guest.conversation import ROOTFS_TAG
+from sevkit.guest.launch import Launch, Qemu
+
+MEMORY_LIMIT_MIB = 1 << 20
+DEFAULT_POLICIES: Mapping[str, int] = {"sev": 0x1, "sev-es": 0x5, "sev-snp": 0x30000}
+"""No debugging; for SEV-ES its bit; for SNP SMT and the reserved bit (SEV, SNP ABI)."""
+
+_UNITS = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 1024}
+# Memory that SEV encrypts reaches devices through bounce buffers only; a device without the modern
+# interface can't say that it accepts them.
+_VIRTIO = "disable-legacy=on,iommu_platform=on"
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """What of an image a boot needs. Memory in MiB."""
+
+    kernel: Path
+    cmdline: str
+    initramfs: Path | None = None
+    firmware: Path | None = None
+    memory_mib: int = 512
+    vcpus: int = 1
+    cpu: str = "host"
+    """CPU model of a launch with SEV; it is part of the launch digest."""
+    modes: tuple[str, ...] = ()
+    policies: Mapping[str, int] | None = None
+    kernel_hashes: bool = False
+    """Whether the firmware has the table that QEMU puts the hashes of kernel and initrd in."""
+
+
+def parse_memory(text: str, *, least_mib: int) -> int:
+    """MiB of ``512M``, ``1G``, ``512 MiB`` or ``512``; `least_mib` is what the guest needs.
+
+    Raises `RecipeError` for what is no size, too small for the guest, or beyond 1 TiB.
+    """
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*([A-Za-z]*)\s*", text, re.ASCII)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise RecipeError(
+            f"--memory: '{text}' is not a size", hint="write MiB or GiB: --memory 512M, --memory 2G"
+        )
+    mib = int(match[1]) * unit
+    if mib < least_mib:
+        raise RecipeError(
+            f"--memory: {mib} MiB is too little for this image, which needs {least_mib} MiB",
+            hint=f"--memory {least_mib}M, or leave it out",
+        )
+    if mib > MEMORY_LIMIT_MIB:
+        raise RecipeError(f"--memory: {mib} MiB is more than 1 TiB", hint="--memory 2G")
+    return mib
+
+
+def qemu_argv(
+    qemu: Qemu,
+    launch: Launch,
+    spec: GuestSpec,
+    *,
+    agent_fd: int | None,
+    console_fd: int,
+    rootfs: Path | None = None,
+    extra_args: Sequence[str] = (),
+) -> list[str]:
+    """The command line. `agent_fd` and `console_fd` are sockets that QEMU inherits.
+
+    Without `agent_fd` the guest has no agent's port. `rootfs` is shared read-only.
+    """
+    argv = [str(qemu.path), "-name", "sevkit", "-nodefaults", "-no-user-config", "-no-reboot"]
+    argv += ["-display", "none", "-monitor", "none"]
+    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += _machine(launch, spec)
+    argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.vcpus)]
+    argv += ["-kernel", str(spec.kernel), "-append", spec.cmdline]
+    if spec.initramfs is not None:
+        argv += ["-initrd", str(spec.initramfs)]
+    argv += ["-chardev", f"socket,id=console,fd={console_fd},mux=on", "-serial", "chardev:console"]
+    argv += ["-device", f"virtio-serial-pci,id=ports,max_ports=4,{_VIRTIO}"]
+    if _console_is_virtio(spec.cmdline):
+        argv += ["-device", "virtconsole,bus=ports.0,chardev=console"]
+    if agent_fd is not None:
+        argv += ["-chardev", f"socket,id=agent,fd={agent_fd}"]
+        argv += ["-device", f"virtserialport,bus=ports.0,chardev=agent,name={PORT_NAME}"]
+    if rootfs is not None:
+        options = "security_model=none,readonly=on,multidevs=remap"
+        argv += ["-fsdev", f"local,id=rootfs,path={_quoted(rootfs)},{options}"]
+        argv += ["-device", f"virtio-9p-pci,fsdev=rootfs,mount_tag={ROOTFS_TAG},{_VIRTIO}"]
+    return [*argv, *extra_args]
+
+
+def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
+    if not launch.is_sev:
+        cpu = "host" if launch.accelerator == "kvm" else "max"
+        argv = ["-machine", "q35,vmport=off", "-accel", launch.accelerator, "-cpu", cpu]
+        return argv + (["-bios", str(spec.firmware)] if spec.firmware else [])
+    if spec.firmware is None:
+        raise HostError(f"{launch.accelerator} needs firmware, and the image has none")
+    is_snp = launch.accelerator == "sev-snp"
+    policy = {**DEFAULT_POLICIES, **(spec.policies or {})}[launch.accelerator]
+    guest = f"{'sev-snp-guest' if is_snp else 'sev-guest'},id=sev0,cbitpos={launch.c_bit}"
+    guest += f",reduced-phys-bits={launch.reduced_phys_bits},policy={policy:#x}"
+    guest += ",kernel-hashes=on" if spec.kernel_hashes else ""
+    machine = "q35,confidential-guest-support=sev0,vmport=off"
+    machine += ",kernel_irqchip=split" if is_snp else ""
+    argv = ["-object", guest, "-machine", machine, "-accel", "kvm", "-cpu", spec.cpu]
+    if is_snp:
+        return [*argv, "-bios", str(spec.firmware)]
+    flash = f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(spec.firmware)}"
+    return [*argv, "-drive", flash]
+
+
+def _console_is_virtio(cmdline: str) -> bool:
+    """Whether hvc0 is the only console: both would print every line twice."""
+    consoles = [word for word in cmdline.split() if word.startswith("console=")]
+    return bool(consoles) and all(word.startswith("console=hvc0") for word in consoles)
+
+
+def _quoted(path: Path) -> str:
+    """A path inside an option list, where a comma is written twice."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Booting against guests that misbehave.
+
+In QEMU's place runs a script that holds the same sockets and says what a hostile or dying guest
+would say; tests/guest has the same with real ones.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sevkit.errors import HostError, ImageError, RecipeError
+from sevkit.guest.boot import Limits, Outcome, Setting, boot, limits_for, watch
+from sevkit.guest.console import LOG_BYTES, Console
+from sevkit.guest.conversation import Command
+from sevkit.guest.launch import Launch, Qemu
+from sevkit.guest.qemu import GuestSpec
+
+LIMITS = Limits(hello=10, answer=10, power_off=10, panic=0.2)
+SPEC = GuestSpec(kernel=Path("/vmlinuz"), cmdline="console=ttyS0")
+
+GUEST = """\
+#!{python} -IS
+import json, os, re, socket, struct, sys, time
+fds = dict(re.findall(r"socket,id=(\\w+),fd=(\\d+)", " ".join(sys.argv)))
+console = socket.socket(fileno=int(fds["console"]))
+agent = socket.socket(fileno=int(fds["agent"])) if "agent" in fds else None
+sleep = time.sleep
+
+def frame(kind, payload, process=0):
+    agent.sendall(struct.pack("<IBBH", len(payload), kind, 0, process) + payload)
+
+def say(name, **body):
+    frame(0, json.dumps({{name: body}}).encode())
+
+def hear():
+    length, kind, _, process = struct.unpack("<IBBH", agent.recv(8, socket.MSG_WAITALL))
+    payload = agent.recv(length, socket.MSG_WAITALL) if length else b""
+    return json.loads(payload) if kind == 0 else payload
+
+def greet():
+    say("hello", protocol=1, agent="0.1.0")
+    say("report", kernel="6.12")
+
+def end():
+    say("exited", status=7)
+    say("report", kernel="6.12")
+    while (heard := hear()) == b"":
+        pass
+    assert heard == {{"shutdown": {{}}}}
+
+{body}
+"""
+
+
+@dataclass
+class Bench:
+    """Boots scripts as guests, and keeps what came out."""
+
+    folder: Path
+    stdout: io.BytesIO = field(default_factory=io.BytesIO)
+    stderr: io.BytesIO = field(default_factory=io.BytesIO)
+
+    def setting(self, body: str, limits: Limits = LIMITS, **more: Any) -> Setting:
+        script = self.folder / "qemu"
+        script.write_text(GUEST.format(python=sys.executable, body=textwrap.dedent(body)))
+        script.chmod(0o755)
+        log = self.folder / "log" / "console.log"
+        return Setting(Qemu(script, (9, 1, 0)), Launch("tcg"), limits, log=log, **more)
+
+    def boot(
+        self,
+        body: str,
+        limits: Limits = LIMITS,
+        *,
+        argv: tuple[str, ...] = ("id",),
+        stdin: int | None = None,
+        rootfs: Path | None = None,
+    ) -> Outcome:
+        return boot(
+            SPEC,
+            self.setting(body, limits, rootfs=rootfs),
+            command=Command(argv) if argv else None,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            stdin=stdin,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+GOOD = """
+greet()
+request = hear()["run"]
+frame(2, " ".join(request["argv"]).encode(), 1)
+frame(3, b"\\x1b[31m\\xff", 1)
+end()
+"""
+
+
+def test_output_and_status_of_the_command_come_back_untouched(bench: Bench) -> None:
+    outcome = bench.boot(GOOD, argv=("sh", "-c", "exit 7"))
+    assert outcome.exit_status == 7
+    assert bench.stdout.getvalue() == b"sh -c exit 7"
+    assert bench.stderr.getvalue() == b"\x1b[31m\xff"
+    assert [report["kernel"] for report in outcome.reports] == ["6.12", "6.12"]
+    assert 0 < outcome.seconds_to_report <= outcome.seconds < 10
+
+
+def test_without_a_command_there_is_one_report(bench: Bench) -> None:
+    outcome = bench.boot("greet(); hear()", argv=())
+    assert outcome.exit_status == 0
+    assert len(outcome.reports) == 1
+
+
+def test_the_request_names_the_shared_root_and_whether_there_is_input(bench: Bench) -> None:
+    body = "greet(); frame(2, json.dumps(hear()['run']).encode(), 1); end()"
+    bench.boot(body, rootfs=bench.folder)
+    assert b'"rootfs": {"type": "9p", "tag": "rootfs"}, "stdin": false' in bench.stdout.getvalue()
+    bench.boot(body, stdin=os.open(os.devnull, os.O_RDONLY))
+    assert b'"rootfs": null, "stdin": true' in bench.stdout.getvalue()
+
+
+def test_input_from_a_file_arrives_whole_and_ends(bench: Bench) -> None:
+    data = os.urandom(3_000_000)
+    (bench.folder / "data").write_bytes(data)
+    body = """
+    greet(); hear()
+    while piece := hear():
+        for start in range(0, len(piece), 60000):
+            frame(2, piece[start:start + 60000], 1)
+    end()
+    """
+    with (bench.folder / "data").open("rb") as file:
+        bench.boot(body, stdin=file.fileno())
+    assert bench.stdout.getvalue() == data
+
+
+def test_input_is_not_read_ahead_of_a_guest_that_does_not_take_it(bench: Bench) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    given = 0
+
+    def pour() -> None:
+        nonlocal given
+        while not done.wait(0.01):
+            try:
+                given += os.write(theirs, bytes(65536))
+            except BlockingIOError:
+                continue
+
+    done = threading.Event()
+    writer = threading.Thread(target=pour)
+    writer.start()
+    try:
+        bench.boot(
+            "greet(); hear(); sleep(1); say('exited', status=0);"
+            "say('report'); agent.shutdown(0); sleep(0.1)",
+            stdin=ours,
+        )
+    finally:
+        done.set()
+        writer.join()
+    assert 0 < given < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("frame(7, b'')", "broke the agent's protocol: a frame of the unknown type 7"),
+        ("frame(2, b'x', 1)", "output of process 1, which does not run"),
+        ("agent.sendall(b'\\xff' * 8)", "a frame of 4294967295 bytes"),
+        ("say('hello', protocol=1, agent='1'); say('exited', status=0)", "owed its report"),
+        ("greet(); greet()", "'hello' when it owed the command's end"),
+        ("greet(); hear(); say('error', what='no 9p', errno=2)", "no 9p (errno 2)"),
+    ],
+)
+def test_a_guest_that_breaks_the_protocol_is_ended(bench: Bench, body: str, what: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        bench.boot(f"{body}\nsleep(60)")
+    assert what in caught.value.what
+    bench.boot(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "what"),
+    [
+        ("sleep(60)", Limits(0.5, 9, 9), "failed to give its greeting within 0.5 s"),
+        (
+            "say('hello', protocol=1, agent='1'); sleep(60)",
+            Limits(9, 0.5, 9),
+            "failed to give its report within 0.5 s",
+        ),
+        ("greet(); hear(); sleep(60)", Limits(9, 9, 9, 0.5), "the command's end within 0.5 s"),
+        (
+            "greet(); hear(); say('exited', status=0); sleep(60)",
+            Limits(9, 0.5, 9),
+            "its report after the command within 0.5 s",
+        ),
+        ("greet(); hear(); end(); sleep(60)", Limits(9, 9, 0.5), "failed to power off within 0.5"),
+    ],
+)
+def test_a_guest_that_falls_silent_is_an_error(
+    bench: Bench, body: str, limits: Limits, what: str
+) -> None:
+    with pytest.raises(ImageError) as caught:
+        bench.boot(f"console.sendall(b'last words\\r\\n')\n{body}", limits)
+    assert what in caught.value.what
+    assert caught.value.why == "the end of its console:\n  last words"
+    assert caught.value.log is not None
+    assert caught.value.log.read_bytes() == b"last words\r\n"
+
+
+def test_a_guest_that_talks_without_end_gets_no_more_time_and_no_more_room(bench: Bench) -> None:
+    body = """
+    import threading
+    def chatter():
+        while True:
+            console.sendall(b"x" * 60000 + b"\\n")
+    threading.Thread(target=chatter, daemon=True).start()
+    say("hello", protocol=1, agent="1")
+    agent.sendall(struct.pack("<IBBH", 65536, 0, 0, 0))
+    for _ in range(60000):
+        agent.sendall(b"\\x00")
+        sleep(0.001)
+    """
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="failed to give its report") as caught:
+        bench.boot(body, Limits(9, 1, 9))
+    assert time.monotonic() - started < 8
+    assert len(caught.value.why) < 20 * 200
+    assert caught.value.log is not None
+    assert caught.value.log.stat().st_size <= LOG_BYTES
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("", "powered off when it owed its greeting"),
+        ("greet()", "powered off when it owed the command's end"),
+        ("greet(); hear(); say('exited', status=0)", "its report after the command"),
+        ("os.kill(os.getpid(), 11)", "QEMU was ended by signal 11"),
+        ("console.sendall(b'up\\n'); sys.exit(3)", "QEMU failed with status 3"),
+    ],
+)
+def test_a_guest_that_goes_early_is_an_error(bench: Bench, body: str, what: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        bench.boot(body)
+    assert what in caught.value.what
+
+
+def test_output_that_came_before_the_guest_went_is_not_lost(bench: Bench) -> None:
+    with pytest.raises(ImageError):
+        bench.boot("greet(); hear(); frame(2, b'almost', 1)")
+    assert bench.stdout.getvalue() == b"almost"
+
+
+def test_a_kernel_that_panics_and_stays_is_not_waited_for(bench: Bench) -> None:
+    body = "greet(); hear(); console.sendall(b'[ 1.2] Kernel panic - not syncing: BUG\\r\\nx\\n')"
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="kernel panicked") as caught:
+        bench.boot(f"{body}; sleep(60)")
+    assert time.monotonic() - started < 8
+    assert caught.value.why.startswith("Kernel panic - not syncing: BUG\n")
+
+
+def test_a_qemu_that_refuses_its_arguments_is_the_hosts_fault(bench: Bench) -> None:
+    with pytest.raises(HostError, match="does not start") as caught:
+        bench.boot("sys.exit('qemu: no such\\x1b[2J device')")
+    assert caught.value.why == "qemu: qemu: no such device"
+
+
+def test_what_the_console_says_is_made_fit_to_show(bench: Bench) -> None:
+    body = "console.sendall(b'\\x1b[1;31mred\\x1b[0m \\x1b]0;title\\x07 \\xff \\xe2\\x80\\xae\\n')"
+    with pytest.raises(ImageError) as caught:
+        bench.boot(body)
+    assert caught.value.why.endswith("  red \\x1b]0;title\\x07 \ufffd \\u202e")
+
+
+def test_a_root_that_is_no_folder_is_refused_before_anything_starts(bench: Bench) -> None:
+    with pytest.raises(RecipeError, match="is not a folder"):
+        bench.boot(GOOD, rootfs=bench.folder / "nothing")
+    assert not (bench.folder / "log").exists()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_qemu_outlives_sevkit(bench: Bench, number: signal.Signals) -> None:
+    setting = bench.setting("greet(); hear(); frame(2, str(os.getpid()).encode(), 1); sleep(60)")
+    code = (
+        "import sys; from pathlib import Path; from sevkit.guest.boot import *;"
+        "from sevkit.guest.conversation import Command; from sevkit.guest.launch import *;"
+        "from sevkit.guest.qemu import GuestSpec\n"
+        "boot(GuestSpec(Path('/k'), 'x'), Setting(Qemu(Path(sys.argv[1]), (9, 1, 0)),"
+        "Launch('tcg'), Limits(9, 9, 9)), command=Command(['id']), stdout=sys.stdout.buffer,"
+        "stderr=sys.stderr.buffer)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, setting.qemu.path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        pid = int(os.read(process.stdout.fileno(), 100))
+        assert alive(pid)
+        process.send_signal(number)
+        process.wait(20)
+    deadline = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_every_way_out_ends_qemu(bench: Bench) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    setting = bench.setting("greet(); sleep(60)")
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with pytest.raises(KeyboardInterrupt):
+        boot(SPEC, setting, command=None, stdout=bench.stdout, stderr=bench.stderr, on_report=stop)
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def watching(bench: Bench, body: str, **options: Any) -> Callable[[], float]:
+    return lambda: watch(SPEC, bench.setting(body), stdout=bench.stdout, **options)
+
+
+def test_a_foreign_guest_is_watched_until_it_powers_off(bench: Bench) -> None:
+    watching(bench, "console.sendall(b'hello\\n'); assert agent is None")()
+    assert bench.stdout.getvalue() == b"hello\n"
+
+
+def test_a_foreign_guest_is_watched_until_it_says_the_word(bench: Bench) -> None:
+    started = time.monotonic()
+    talk = "console.sendall(b'/ # rea'); sleep(0.1); console.sendall(b'dy'); sleep(60)"
+    watching(bench, talk, until="ready")()
+    assert time.monotonic() - started < 8
+    with pytest.raises(ImageError, match="failed to print 'never'"):
+        watching(bench, talk, until="never", limit=0.5)()
+    with pytest.raises(ImageError, match="powered off without printing 'never'"):
+        watching(bench, "console.sendall(b'hello')", until="never")()
+
+
+def test_emulation_gets_more_time_than_kvm_and_sev_more_for_more_memory() -> None:
+    kvm = limits_for(Launch("kvm"), SPEC).hello
+    assert limits_for(Launch("tcg"), SPEC).hello > kvm
+    large = GuestSpec(Path("/k"), "x", memory_mib=65536)
+    assert limits_for(Launch("sev-snp"), large).hello >= kvm + 60
+
+
+def test_the_console_is_bounded_in_memory_and_on_disk(tmp_path: Path) -> None:
+    with Console(tmp_path / "log") as console:
+        for _ in range(1200):
+            console.feed(b"y" * 16384)
+        console.feed(b"\nthe end\n")
+    lines = list(console.end())
+    assert lines[-1] == "the end"
+    assert len(lines[0]) == 160
+    assert (tmp_path / "log").stat().st_size == LOG_BYTES
