@@ -210,7 +210,8 @@ def verify(tree: ListedTree, platform: Platform = X86_64) -> None:
 
     That is `closure` of each of them, and for each program: that the libraries it would be run
     with define every symbol version that one of them needs of another (weak ones aside), and every
-    symbol that is bound by a relocation and not weak. Raises `BuildError` that names each lack.
+    symbol that is bound by a relocation and not weak; and that its interpreter may be executed.
+    Raises `BuildError` that names each lack.
     """
     search = _Search(tree, platform)
     problems: dict[str, None] = {}
@@ -230,6 +231,7 @@ def verify(tree: ListedTree, platform: Platform = X86_64) -> None:
         try:
             reached.update(place.real for place, _ in search.needs_of(path))
             problems.update(dict.fromkeys(search.unbound(path)))
+            problems.update(dict.fromkeys(_unstartable(tree, path, search)))
         except BuildError as error:
             problems[f"{error.what}; {error.why}".rstrip("; ")] = None
     if problems:
@@ -239,6 +241,15 @@ def verify(tree: ListedTree, platform: Platform = X86_64) -> None:
             "the initramfs would not run: what its files need is not all in it",
             why="\n".join([*shown, *([f"and {more} more"] if more else [])]),
         )
+
+
+def _unstartable(tree: ListedTree, path: str, search: "_Search") -> Iterator[str]:
+    """The kernel runs an interpreter only if it is executable, where a loader only maps files."""
+    data = tree.read(path)
+    interpreter = search.elf(path).interpreter if is_elf(data) else _script_interpreter(data)
+    place = resolve(tree, interpreter) if interpreter else None
+    if place is not None and not tree.is_executable(place.real):
+        yield f"{path} is started by {place.real}, which is not executable"
 
 
 class _Search:

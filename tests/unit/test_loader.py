@@ -286,6 +286,14 @@ def test_an_archive_that_would_not_run_is_refused(path: str, data: bytes, lack: 
     assert lack in caught.value.why
 
 
+def test_an_interpreter_that_is_not_executable_is_refused() -> None:
+    entries = [entry for entry in an_archive() if entry.path != LOADER]
+    entries.append(File(path=LOADER, data=a_loader(), mode=0o644))
+    with pytest.raises(BuildError, match="would not run") as caught:
+        verify(ArchiveTree(entries))
+    assert caught.value.why == f"/app is started by {LOADER}, which is not executable"
+
+
 def test_a_weak_symbol_may_be_missing() -> None:
     verify(ArchiveTree(an_archive(**{"/weak": a_program(weak_imports=["nowhere"])})))
 
