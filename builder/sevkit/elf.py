@@ -271,12 +271,18 @@ class Elf:
     def exports(self) -> frozenset[Symbol]:
         """The dynamic symbols that others can bind to."""
         with self._reading():
-            found = set()
-            for index in range(1, self._symbol_count()):
-                symbol, defined, binding = self._symbol(index)
-                if defined and binding != _STB_LOCAL:
-                    found.add(symbol)
-            return frozenset(found)
+            count = self._symbol_count()
+            if count == 0:
+                return frozenset()
+            layout = struct.Struct(self._order + ("IBBHQQ" if self._wide else "IIIBBH"))
+            table = self._bytes(self._offset(self._tags[_DT_SYMTAB]), count * layout.size)
+            name_at, info_at, section_at = (0, 1, 3) if self._wide else (0, 3, 5)
+            versions = self._symbol_versions(count)
+            return frozenset(
+                Symbol(self._string(row[name_at]), version)
+                for row, version in zip(layout.iter_unpack(table), versions, strict=True)
+                if row[section_at] and row[info_at] >> 4 != _STB_LOCAL
+            )
 
     @cached_property
     def imports(self) -> frozenset[Symbol]:
@@ -296,6 +302,14 @@ class Elf:
         else:
             name, _, _, info, _, section = self._unpack("IIIBBH", table + index * 16)
         return Symbol(self._string(name), self._version_of(index)), section != 0, info >> 4
+
+    def _symbol_versions(self, count: int) -> Sequence[str | None]:
+        if _DT_VERSYM not in self._tags:
+            return [None] * count
+        names = {number: needed.version for number, needed in self.needed_versions.items()}
+        names = {**self.defined_versions, **names}
+        numbers = self._unpack(f"{count}H", self._offset(self._tags[_DT_VERSYM]))
+        return [names.get(number & 0x7FFF) for number in numbers]
 
     def _version_of(self, index: int) -> str | None:
         if _DT_VERSYM not in self._tags:
