@@ -477,3 +477,28 @@ def test_a_recipe_file_where_something_else_is_made_is_refused(
     files = {"/etc/sevkit-release": tmp_path / "other"}
     with pytest.raises(BuildError, match="/etc/sevkit-release is made by something else"):
         workshop.all(an_ordinary_recipe(agent_folder, files=files))
+
+
+def test_packages_from_before_and_after_merged_usr_make_one_tree(tmp_path: Path) -> None:
+    after = {"/lib": "usr/lib", "/usr/lib/new": b"n", "/usr/bin/tool": "/lib/new"}
+    debs = [
+        a_deb(tmp_path, "after", after),
+        a_deb(tmp_path, "before", {"/lib/old": b"o", "/sbin/run": b"r"}),
+    ]
+    (tmp_path / "place").mkdir()
+    workshop = Workshop(tmp_path / "place", {"initramfs": debs})
+    out = workshop.build(plan_sysroot(workshop, "initramfs"), build_sysroot)  # type: ignore[arg-type]
+    root = out / "root"
+    assert {str(path.relative_to(root)) for path in root.rglob("*")} == {
+        *("bin", "lib", "sbin", "usr", "usr/bin", "usr/lib", "usr/sbin"),
+        *("usr/bin/tool", "usr/lib/new", "usr/lib/old", "usr/sbin/run"),
+    }
+    assert str((root / "usr/bin/tool").readlink()) == "../lib/new"
+    assert (root / "sbin/run").read_bytes() == b"r"
+    index = json.loads((out / "packages.json").read_bytes())
+    assert index["paths"] == {
+        "/usr/bin/tool": "after",
+        "/usr/lib/new": "after",
+        "/usr/lib/old": "before",
+        "/usr/sbin/run": "before",
+    }
