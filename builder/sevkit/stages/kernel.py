@@ -93,7 +93,7 @@ def plan_config(planner: Planner) -> tuple[dict[str, Json], dict[str, str], kcon
     return params, inputs, merged_config(params, paths)
 
 
-def merged_config(params: Mapping[str, Json], paths: Mapping[str, Path]) -> kconfig.Merged:
+def merged_config(params: Mapping[str, object], paths: Mapping[str, Path]) -> kconfig.Merged:
     """The fragments at `paths`, and what the recipe implies, as one.
 
     Raises `RecipeError` naming all problems of all fragments.
@@ -111,7 +111,7 @@ def merged_config(params: Mapping[str, Json], paths: Mapping[str, Path]) -> kcon
     return kconfig.merge([*fragments, *_implied(initramfs)])
 
 
-def _implied(initramfs: Mapping[str, Json]) -> list[kconfig.Fragment]:
+def _implied(initramfs: Mapping[str, object]) -> list[kconfig.Fragment]:
     """What the recipe's choice of an initramfs asks of the kernel."""
     compression, placement = str(initramfs["compression"]), initramfs["placement"]
     wanted = {"BLK_DEV_INITRD": "y"}
@@ -226,7 +226,7 @@ def _expected_objects(tree: Path, run: Runner) -> set[str]:
             expected.add(path)
 
     run.progress(0, None, "counting")
-    run(["make", "-rRs", f"-j{run.jobs}", "-f", lister, "obj=."], cwd=tree, on_line=collect)
+    run(["make", "-rRs", "-f", lister, "obj=."], cwd=tree, on_line=collect)
     return expected
 
 

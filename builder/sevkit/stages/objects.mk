@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Lists the object files that a configured kernel tree will compile, by asking its own Makefiles.
 #
-#   make -rRs -j N -f objects.mk obj=.        in the tree; a line "object PATH" for each
+#   make -rRs -f objects.mk obj=.        in the tree; a line "object PATH" for each
+#
+# Never with -j: lines of concurrent processes would run into each other.
 #
 # An estimate for a progress bar: what the Makefiles add by other means than obj-y, lib-y and
 # their like is not seen.
