@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest asks of its host: versions per mode, memory with bounce buffers, forbidden features.
+
+Rules as rows and one formula; a manifest carries their results. Never asks the host: whoever
+launches the guest compares.
+"""
+
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sevkit.errors import BuildError
+from sevkit.ovmf import Mode
+
+MIB = 1 << 20
+
+# --- versions ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The first versions that can do a mode, each as people write it.
+
+    `qemu_kernel_hashes` is the first QEMU that measures kernel, initramfs and command line.
+    """
+
+    host_kernel: str
+    guest_kernel: str
+    qemu: str
+    qemu_kernel_hashes: str
+
+
+VERSIONS: Mapping[Mode, Versions] = MappingProxyType(
+    {
+        # Host: KVM_SEV_INIT, KVM_SEV_ES_INIT, KVM_SEV_SNP_LAUNCH_START. Guest: the C-bit, the #VC
+        # handler, page validation. QEMU: the objects sev-guest (its policy bit 2 for ES) and
+        # sev-snp-guest, their property kernel-hashes.
+        "sev": Versions("4.16", "4.15", "2.12", "6.2"),
+        "sev-es": Versions("5.11", "5.11", "6.0", "6.2"),
+        "sev-snp": Versions("6.11", "5.19", "9.1", "9.1"),
+    }
+)
+
+GUEST_SYMBOLS: Mapping[Mode, Sequence[str]] = MappingProxyType(
+    {
+        "sev": ("AMD_MEM_ENCRYPT", "SWIOTLB"),
+        "sev-es": ("AMD_MEM_ENCRYPT", "SWIOTLB"),
+        "sev-snp": ("AMD_MEM_ENCRYPT", "SWIOTLB"),
+    }
+)
+"""Kernel options without which a guest does not come up in the mode."""
+
+
+def kernel_problems(mode: Mode, version: str, config: str) -> list[str]:
+    """Why a kernel can't run in `mode`, a line each. `config` is the text of its .config."""
+    problems = []
+    least = VERSIONS[mode].guest_kernel
+    if _ordered(version) < _ordered(least):
+        problems.append(f"the kernel is {version}, and {mode} guests need {least}")
+    problems += [
+        f"the kernel was built without CONFIG_{symbol}"
+        for symbol in GUEST_SYMBOLS[mode]
+        if not re.search(rf"^CONFIG_{symbol}=y$", config, re.MULTILINE)
+    ]
+    return problems
+
+
+def _ordered(version: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None:
+        raise BuildError(f"'{version}' is no version of a kernel")
+    return int(match[1]), int(match[2])
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+SLOT_BYTES = 2048
+"""include/linux/swiotlb.h: IO_TLB_SIZE."""
+SWIOTLB_PERCENT = 6
+SWIOTLB_LEAST_MIB = 64
+SWIOTLB_MOST_MIB = 1024
+"""arch/x86/mm/mem_encrypt.c: mem_encrypt_setup_arch(), for guests with encrypted memory."""
+
+WORKING_MIB = 64
+"""For the agent, a container runtime, and the kernel's own allocations."""
+FIRMWARE_MIB = 16
+"""What firmware and the first MiB keep for themselves."""
+WORKLOAD_MIB = 256
+"""What the default gives to the workload above the minimum."""
+LEAST_MIB = 128
+"""Below this OVMF itself does not start."""
+DEFAULT_LEAST_MIB = 512
+_STEP_MIB = 32
+_PAGE_ACCOUNT = 64
+"""One byte in 64 goes to struct page: 64 bytes for each page of 4 KiB."""
+
+
+@dataclass(frozen=True)
+class Swiotlb:
+    """How large the bounce buffers of a guest will be, whatever its memory.
+
+    `fixed_bytes` is what the command line says; None when it is 6 % of memory within limits.
+    """
+
+    fixed_bytes: int | None
+
+    @classmethod
+    def of_cmdline(cls, cmdline: str) -> "Swiotlb":
+        """As ``swiotlb=`` says (Documentation/admin-guide/kernel-parameters.txt): slots first."""
+        fixed = None
+        for match in re.finditer(r"(?:^|\s)swiotlb=(0x[0-9a-fA-F]+|\d+)", cmdline):
+            slots = int(match[1], 0)
+            fixed = -(-slots // 128) * 128 * SLOT_BYTES if slots else None
+        return cls(fixed)
+
+    def mib(self, memory_mib: int) -> int:
+        """Their size in a guest with encrypted memory and `memory_mib` of memory, rounded up."""
+        if self.fixed_bytes is not None:
+            return -(-self.fixed_bytes // MIB)
+        share = -(-memory_mib * SWIOTLB_PERCENT // 100)
+        return min(max(share, SWIOTLB_LEAST_MIB), SWIOTLB_MOST_MIB)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a guest must hold to boot, in bytes."""
+
+    kernel: int
+    """While it unpacks itself: `init_size` of its header."""
+    archive: int
+    """The initramfs as the loader puts it into memory."""
+    unpacked: int
+    """The initramfs as it becomes the root."""
+
+
+def minimum_mib(contents: Contents, swiotlb: Swiotlb) -> int:
+    """The least memory that the guest boots with, in steps of 32 MiB.
+
+    It is the least M for which M less bounce buffers, less 1/64 of M for page structures, holds the
+    kernel, the archive, twice the unpacked archive (the root is a tmpfs, which takes half of the
+    memory and no more), and room for firmware and agent. It never falls when a part grows.
+    """
+    bytes_needed = contents.kernel + contents.archive + 2 * contents.unpacked
+    needed = -(-bytes_needed // MIB) + WORKING_MIB + FIRMWARE_MIB
+    memory = LEAST_MIB
+    while memory - swiotlb.mib(memory) - -(-memory // _PAGE_ACCOUNT) < needed:
+        memory += _STEP_MIB
+    return memory
+
+
+def default_mib(minimum: int) -> int:
+    """The memory to take when nobody says: the minimum and room for a workload, at least 512."""
+    return max(DEFAULT_LEAST_MIB, -(-(minimum + WORKLOAD_MIB) // 128) * 128)
+
+
+def kernel_init_bytes(kernel: bytes, name: str = "vmlinuz") -> int:
+    """`init_size` of a bzImage (Documentation/arch/x86/boot.rst, protocol 2.10).
+
+    Raises `BuildError` when `kernel` is none.
+    """
+    if kernel[0x202:0x206] != b"HdrS" or len(kernel) < 0x264:
+        raise BuildError(f"{name} is no bzImage", why="it lacks the header of the boot protocol")
+    [protocol] = struct.unpack_from("<H", kernel, 0x206)
+    if protocol < 0x20A:
+        raise BuildError(f"{name} has boot protocol {protocol >> 8}.{protocol & 255}, not 2.10")
+    [size] = struct.unpack_from("<I", kernel, 0x260)
+    return int(size)

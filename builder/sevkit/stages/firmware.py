@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The firmware: one file taken from a source as it is, and what it can do.
+
+Never changes a byte of it. A mode that it can't do is recorded; only firmware that can do none of
+those that the recipe asks for is refused, here, before a kernel has been compiled in vain.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from sevkit.archive import extract_member
+from sevkit.errors import BuildError, RecipeError
+from sevkit.ovmf import FirmwareFacts, read_firmware
+from sevkit.stage import Json, Planner, Runner, Stage
+
+VERSION = 1
+
+
+def plan_firmware(planner: Planner) -> Stage:
+    """The source, and the way to the file in it. Raises `RecipeError` when that can't be there."""
+    recipe, firmware = planner.recipe, planner.recipe.firmware
+    source = recipe.sources[firmware.source]
+    members = [member for member in (source_member(source), firmware.member) if member is not None]
+    if not members and getattr(source, "deb", None) is not None:
+        raise RecipeError(
+            f"{recipe.name}: firmware: a package is no firmware image",
+            why=f"sources.{firmware.source} names a package and nothing says which file of it",
+            hint='name the file: member = "usr/share/ovmf/OVMF.fd"',
+        )
+    params: dict[str, Json] = {
+        "source": firmware.source,
+        "members": members,
+        "modes": list(recipe.launch.modes),
+    }
+    inputs = {"source": planner.source(firmware.source)}
+    return Stage("firmware", "firmware", VERSION, params, inputs)
+
+
+def source_member(source: object) -> str | None:
+    """The file that a source of a recipe takes out of what is fetched."""
+    member = getattr(source, "member", None)
+    return None if member is None else str(member)
+
+
+def build_firmware(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
+    """Write ``firmware.fd`` and ``firmware.json``, the record of `sevkit.ovmf.FirmwareFacts`.
+
+    Raises `ImageError` when it is no OVMF image, `SourceError` when the source lacks the file,
+    `RecipeError` when it can do none of the modes that the recipe asks for.
+    """
+    members = stage.params["members"]
+    assert isinstance(members, list | tuple)
+    path, name = inputs["source"], str(stage.params["source"])
+    for depth, member in enumerate(map(str, members)):
+        name = f"{name}: {member}"
+        if path.is_dir():
+            path = _below(path, member, name)
+        else:
+            taken = run.work / str(depth)
+            extract_member(path, member, taken)
+            path = taken
+    if path.is_dir():
+        raise BuildError(
+            f"the firmware's source {name} is a folder", hint="say which file in firmware.member"
+        )
+    facts = read_firmware(path, name)
+    _check_modes(facts, stage.params["modes"], name)
+    shutil.copyfile(path, out / "firmware.fd")
+    text = json.dumps(facts.record(), indent=2, sort_keys=True)
+    (out / "firmware.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _check_modes(facts: FirmwareFacts, asked: Json, name: str) -> None:
+    assert isinstance(asked, list | tuple)
+    problems = {mode: found for mode, found in facts.problems.items() if mode in asked}
+    if all(problems.values()):
+        raise RecipeError(
+            f"{name} can't be launched in any mode of launch.modes",
+            why="\n".join(f"{mode}: {one}" for mode, found in problems.items() for one in found),
+            hint="name other firmware, or other modes",
+        )
+
+
+def _below(folder: Path, member: str, name: str) -> Path:
+    found = (folder / member).resolve()
+    if not found.is_relative_to(folder.resolve()) or not found.is_file():
+        raise BuildError(f"{name} is not there", why="the folder has no such file")
+    return found

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image: the results of all other stages in one folder, with manifest and checksums.
+
+Every statement of the manifest comes from this stage's record or from what other stages wrote, so
+the stage's key covers it. Adds no fact of its own and reads nothing else.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from sevkit import requirements
+from sevkit.errors import BuildError, RecipeError
+from sevkit.manifest import (
+    MANIFEST,
+    MANIFEST_VERSION,
+    Constraints,
+    Manifest,
+    describe_file,
+    explained,
+    text_of,
+    verify,
+    write_sums,
+)
+from sevkit.ovmf import Mode
+from sevkit.recipe import FileSource
+from sevkit.requirements import Contents, Swiotlb
+from sevkit.stage import Json, Planner, Runner, Stage
+
+VERSION = 1
+
+BUILD_ID_DIGITS = 12
+
+_TOOLS = ("gcc", "ld")
+_HEADER_BYTES = 4096
+_FILES = {
+    "kernel": ("kernel", "vmlinuz"),
+    "config": ("kernel", "config"),
+    "initramfs": ("initramfs", "initramfs"),
+    "contents": ("initramfs", "contents.json"),
+    "firmware": ("firmware", "firmware.fd"),
+}
+"""Role → the stage that makes the file, and its name there and here."""
+
+
+def plan_image(planner: Planner) -> Stage:
+    """The other stages, and all that the manifest says and they don't."""
+    recipe = planner.recipe
+    params: dict[str, Json] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "summary": recipe.summary,
+        "variant": "debug" if recipe.debug else "production",
+        "cmdline": " ".join(recipe.kernel.cmdline),
+        "series": recipe.kernel.patches,
+        "launch": {
+            "modes": list(recipe.launch.modes),
+            "vcpus": list(recipe.launch.vcpus),
+            "cpus": list(recipe.launch.cpus),
+        },
+        "sources": [*planner.provenance(), *_local_sources(planner)],
+        "toolchain": {tool: planner.tool(tool) for tool in _TOOLS},
+    }
+    inputs = {name: planner.stage(name) for name in ("kernel", "initramfs", "agent", "firmware")}
+    return Stage("image", "image", VERSION, params, inputs)
+
+
+def _local_sources(planner: Planner) -> Iterator[Mapping[str, Json]]:
+    """What was not fetched but found beside the recipe: its digest, and never its path."""
+    recipe = planner.recipe
+    names = {recipe.kernel.source, recipe.firmware.source, recipe.agent.source}
+    references = {
+        name: planner.source(name)
+        for name, source in recipe.sources.items()
+        if name in names and isinstance(source, FileSource)
+    }
+    if recipe.agent.path is not None:
+        references["agent.path"] = planner.local(recipe.agent.path)
+    for name, reference in sorted(references.items()):
+        origin: Mapping[str, Json] = {"kind": "file"}
+        yield {
+            "source": name,
+            "reference": reference,
+            "name": name,
+            "size": None,
+            "origin": origin,
+        }
+
+
+def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
+    """Write the files of an image, manifest.json and SHA256SUMS, and check them once more.
+
+    Raises `BuildError` when a stage left out a fact or says something else than its files,
+    `RecipeError` when the image can be launched in none of the modes that the recipe asks for.
+    """
+    facts = _Facts(inputs)
+    for role, (source, name) in _FILES.items():
+        if role != "initramfs" or not facts.is_builtin:
+            shutil.copyfile(inputs[source] / name, out / name)
+    facts.check(out)
+    manifest = _manifest(stage, facts, out)
+    if not manifest.possible_modes:
+        raise RecipeError(
+            f"{manifest.name} can't be launched in any mode of launch.modes",
+            why="\n".join(manifest.remarks()),
+            hint="name another kernel, other firmware, or other modes",
+        )
+    (out / MANIFEST).write_text(text_of(manifest), encoding="utf-8")
+    write_sums(out)
+    differences = verify(out)
+    if differences:
+        raise BuildError("the image could not be written whole", why="\n".join(differences))
+
+
+class _Facts:
+    """What the other stages say of their results."""
+
+    def __init__(self, inputs: Mapping[str, Path]):
+        self._inputs = inputs
+        self.kernel = self._read("kernel", "kernel.json")
+        self.initramfs = self._read("initramfs", "initramfs.json")
+        self.contents = self._read("initramfs", "contents.json")
+        self.agent = self._read("agent", "agent.json")
+        self.firmware = self._read("firmware", "firmware.json")
+        self.is_builtin = self.take("kernel", "initramfs")["initramfs"] == "builtin"
+
+    def _read(self, stage: str, name: str) -> dict[str, Any]:
+        try:
+            facts = json.loads((self._inputs[stage] / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise BuildError(
+                f"the stage {stage} left no readable {name}", why=str(error)
+            ) from error
+        if not isinstance(facts, dict):
+            raise BuildError(f"the stage {stage} left a {name} that is no object")
+        return facts
+
+    def take(self, part: str, *keys: str) -> dict[str, Any]:
+        """Those `keys` of a part. Raises `BuildError` naming the ones that are missing."""
+        facts: dict[str, Any] = getattr(self, part)
+        missing = [key for key in keys if key not in facts]
+        if missing:
+            raise BuildError(f"the facts of the stage {part} lack {', '.join(missing)}")
+        return {key: facts[key] for key in keys}
+
+    def check(self, out: Path) -> None:
+        """Hold what is said against the files. Raises `BuildError`."""
+        stated = {
+            "vmlinuz": ("size", self.take("kernel", "bzimage_bytes")["bzimage_bytes"]),
+            "config": ("sha256", self.take("kernel", "config_sha256")["config_sha256"]),
+            "firmware.fd": ("sha256", self.take("firmware", "sha256")["sha256"]),
+        }
+        if not self.is_builtin:
+            stated["initramfs"] = ("sha256", self.take("initramfs", "sha256")["sha256"])
+        for name, (what, value) in stated.items():
+            data = (out / name).read_bytes()
+            found = len(data) if what == "size" else hashlib.sha256(data).hexdigest()
+            if found != value:
+                raise BuildError(
+                    f"{name} is not what its stage says of it", why=f"{what}: {found}, not {value}"
+                )
+
+
+def _manifest(stage: Stage, facts: _Facts, out: Path) -> Manifest:
+    params: Mapping[str, Any] = stage.params
+    files = {
+        role: describe_file(out / name).model_dump()
+        for role, (_, name) in _FILES.items()
+        if (out / name).exists()
+    }
+    kernel = facts.take(
+        "kernel",
+        *("release", "version", "patches", "moved_hunks", "fragments", "unmet_wanted"),
+        *("config_sha256", "compiler"),
+    )
+    initramfs = facts.take(
+        "initramfs",
+        *("compression", "level", "compressor", "size", "sha256"),
+        *("archive_size", "archive_sha256", "paths"),
+    )
+    stated = {
+        "manifest_version": MANIFEST_VERSION,
+        "build_id": stage.key[:BUILD_ID_DIGITS],
+        "architecture": "x86_64",
+        **{key: params[key] for key in ("name", "version", "summary", "variant", "cmdline")},
+        **{key: params[key] for key in ("sources", "toolchain")},
+        "files": files,
+        "kernel": {**kernel, "series": params["series"]},
+        "initramfs": {
+            **initramfs,
+            "placement": "builtin" if facts.is_builtin else "separate",
+            "packages": facts.take("contents", "packages")["packages"],
+        },
+        "agent": {
+            **facts.take("agent", "name", "size", "sha256", "format", "licence"),
+            "path": "/init",
+        },
+        "firmware": facts.firmware,
+        "launch": {
+            "modes": _modes(params["launch"]["modes"], facts, out),
+            "vcpus": params["launch"]["vcpus"],
+            "cpus": params["launch"]["cpus"],
+        },
+        "constraints": Constraints().model_dump(),
+        "memory": _memory(params["cmdline"], facts, out),
+    }
+    try:
+        return Manifest.model_validate_json(json.dumps(stated))
+    except ValidationError as error:
+        raise BuildError(
+            "the facts of the stages do not make a manifest", why=explained(error)
+        ) from error
+
+
+def _modes(asked: list[str], facts: _Facts, out: Path) -> dict[str, Any]:
+    config = (out / "config").read_text(encoding="utf-8")
+    firmware = facts.take("firmware", "problems", "kernel_hashes")
+    modes = {}
+    for mode in get_args(Mode):
+        problems = [f"firmware: {problem}" for problem in firmware["problems"][mode]]
+        version = str(facts.take("kernel", "version")["version"])
+        problems += requirements.kernel_problems(mode, version, config)
+        hashes = firmware["kernel_hashes"]
+        least = requirements.VERSIONS[mode]
+        modes[mode] = {
+            "asked": mode in asked,
+            "possible": not problems,
+            "problems": problems,
+            "kernel_hashes": bool(hashes) and (mode != "sev-snp" or hashes["for_snp"]),
+            "host_kernel": least.host_kernel,
+            "guest_kernel": least.guest_kernel,
+            "qemu": least.qemu,
+            "qemu_kernel_hashes": least.qemu_kernel_hashes,
+        }
+    return modes
+
+
+def _memory(cmdline: str, facts: _Facts, out: Path) -> dict[str, Any]:
+    with (out / "vmlinuz").open("rb") as file:
+        kernel_bytes = requirements.kernel_init_bytes(file.read(_HEADER_BYTES))
+    sizes = facts.take("initramfs", "size", "archive_size")
+    swiotlb = Swiotlb.of_cmdline(cmdline)
+    held = Contents(
+        kernel=kernel_bytes,
+        archive=0 if facts.is_builtin else sizes["size"],
+        unpacked=sizes["archive_size"],
+    )
+    minimum = requirements.minimum_mib(held, swiotlb)
+    return {
+        "minimum_mib": minimum,
+        "default_mib": requirements.default_mib(minimum),
+        "kernel_bytes": kernel_bytes,
+        "swiotlb": {
+            "fixed_bytes": swiotlb.fixed_bytes,
+            "percent": requirements.SWIOTLB_PERCENT,
+            "least_mib": requirements.SWIOTLB_LEAST_MIB,
+            "most_mib": requirements.SWIOTLB_MOST_MIB,
+            "slot_bytes": requirements.SLOT_BYTES,
+        },
+    }
