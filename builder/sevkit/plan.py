@@ -14,20 +14,19 @@ from pathlib import Path
 from sevkit.errors import BuildError, HostError, RecipeError
 from sevkit.library import Library
 from sevkit.recipe import (
-    DebGroup,
     DebSourcePackage,
     FileSource,
     Recipe,
     Source,
 )
-from sevkit.sources import Pin
+from sevkit.sources.pins import DebGroup, Pin
 from sevkit.stage import Json, Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
 from sevkit.stages.firmware import plan_firmware
 from sevkit.stages.image import plan_image
 from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
-from sevkit.stages.kernel import plan_kernel
+from sevkit.stages.kernel import plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
 from sevkit.store import list_tree, sha256_of, tree_digest
 
@@ -70,6 +69,12 @@ def make_plan(recipe: Recipe, library: Library, pins: Pins) -> Plan:
 def make_kconfig_plan(recipe: Recipe, library: Library, pins: Pins) -> Plan:
     """The one stage that answers questions about the kernel's configuration."""
     return _planned(recipe, library, pins, iter([plan_kconfig_tree]))
+
+
+def kernel_config(recipe: Recipe, library: Library) -> tuple[dict[str, Json], dict[str, Path]]:
+    """The parameters of the kernel's configuration, and where its fragments are."""
+    params, _, _ = plan_config(_Planner(recipe, library, {}))
+    return params, {name: library.fragment(name) for name in recipe.kernel.configs}
 
 
 def _planned(

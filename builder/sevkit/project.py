@@ -5,19 +5,23 @@ Ties the steps together, recipe → pins → plan → engine → image directory
 among them: a remembered package that has left the mirror is looked up anew, once.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sevkit.engine import Engine, Settings, Work, find_fetches, find_work
 from sevkit.errors import SourceError
 from sevkit.events import Listener, Notice
+from sevkit.kernel_questions import KernelQuestions
 from sevkit.library import Library
 from sevkit.output import image_dir, point_latest, publish
-from sevkit.plan import Pins, make_kconfig_plan, make_plan, requests
+from sevkit.plan import Pins, kernel_config, make_kconfig_plan, make_plan, requests
 from sevkit.recipe import Recipe
 from sevkit.recipe_file import load
-from sevkit.sources import Apt, Pin, PinMemory, SourceGone, fetch, resolve
+from sevkit.sandbox import Processes, SandboxRunner
+from sevkit.sources import Apt, Pin, PinMemory, SourceGoneError, fetch, resolve
 from sevkit.stage import Plan
 from sevkit.store import Store
 
@@ -63,6 +67,15 @@ class Project:
         for request in requests(recipe).values():
             self.memory.forget(request)
 
+    def update(self, recipe: Recipe) -> list[str]:
+        """Look up the sources of `recipe` again; what changed, a line each."""
+        before = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
+        self.forget_pins(recipe)
+        after = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
+        lines = [f"{before[name]}: {name} is out" for name in sorted(before.keys() - after.keys())]
+        lines += [f"{after[name]}: {name} is in" for name in sorted(after.keys() - before.keys())]
+        return lines or ["nothing is newer"]
+
     def plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
         """The plan of the image."""
         return make_plan(recipe, self.library, self.pins(recipe, offline=offline))
@@ -78,7 +91,7 @@ class Project:
         """
         try:
             return self._build(recipe, targets, settings)
-        except SourceGone as gone:
+        except SourceGoneError as gone:
             self.listener(Notice(f"{gone.what}; looking for what replaced it"))
             self.forget_pins(recipe)
             return self._build(recipe, targets, settings)
@@ -104,8 +117,30 @@ class Project:
 
     def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
         """Do `work` and return it."""
-        Engine(plan, self.store, settings, self.listener, fetch).run(work)
+        Engine(plan, self.store, settings, self.listener, partial(fetch, apt=self.apt)).run(work)
         return work
+
+    @contextlib.contextmanager
+    def kernel_questions(self, recipe: Recipe, settings: Settings) -> Iterator[KernelQuestions]:
+        """The recipe's kernel configuration, to be asked about."""
+        plan = self.kconfig_plan(recipe, offline=settings.offline)
+        [stage] = plan.stages
+        self.run(plan, find_work(plan, self.store, [stage.name]), settings)
+        tree = self.store.open(stage.key)
+        params, fragments = kernel_config(recipe, self.library)
+        with self.store.scratch() as scratch:
+            runner = SandboxRunner(
+                title="kconfig",
+                work=scratch,
+                out=scratch,
+                inputs={"tree": tree, **fragments},
+                log=settings.logs / "kconfig.log",
+                jobs=settings.jobs,
+                confined=settings.confined,
+                processes=Processes(),
+                on_progress=lambda done, total, note: None,
+            )
+            yield KernelQuestions.of(tree, fragments, params, runner)
 
     def observed(self) -> list[str]:
         """Every path that the plans made so far rest on, those that were not there included."""

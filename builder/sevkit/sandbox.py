@@ -185,6 +185,19 @@ class SandboxRunner:
                 log=self._log,
             )
 
+    def interactively(
+        self, argv: Sequence[str | Path], *, cwd: Path, reading: Sequence[Path] = ()
+    ) -> None:
+        """Run `argv` on the user's terminal. Raises `BuildError` when it fails."""
+        command = [os.fspath(word) for word in argv]
+        full = self._confine(command, cwd, reading) if self._confined else command
+        environment = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")}
+        status = subprocess.run(full, cwd=cwd, env=environment, check=False).returncode
+        if status != 0:
+            raise BuildError(
+                f"{self._title}: {' '.join(command[-1:])} failed ({_status_text(status)})"
+            )
+
     def _run(
         self,
         command: Sequence[str],

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: the only package that prints, asks the environment, or decides an exit status.
+
+common.py   the top command, flags of every build, the project a verb works on
+build.py    build, list, check, fetch, update, show, clean
+image.py    why, verify, schema, boot
+kernel.py   kconfig why, menuconfig
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from sevkit.cli import build, image, kernel  # noqa: F401  (they register their verbs)
+from sevkit.cli.common import main
+from sevkit.errors import SevkitError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command line and return its exit status.
+
+    0 done, 1 the build failed, 2 the recipe or the call is wrong, 3 something is missing on this
+    host, 130 interrupted; `boot` gives the status of the command in the guest.
+    """
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        status = main.main(list(arguments), prog_name="sevkit", standalone_mode=False)
+    except SevkitError as error:
+        click.echo(f"sevkit: error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("sevkit: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _as_interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

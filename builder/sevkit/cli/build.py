@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that plan and build: build, list, check, fetch, update, show, clean."""
+
+import os
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sevkit.cli.common import (
+    BuildOptions,
+    Place,
+    build_options,
+    main,
+    opened,
+    quiet,
+    shown,
+    split_words,
+)
+from sevkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from sevkit.project import Project
+    from sevkit.stage import Plan
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[RECIPE[:STAGE]]... [NAME=VALUE]...")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
+@build_options
+@click.pass_obj
+def build(place: Place, words: tuple[str, ...], dry_run: bool, **flags: Any) -> int:
+    """Build images, or single stages of them.
+
+    Without a name: sev-guest. With NAME=VALUE a variable of the recipe is set.
+    """
+    started, read_since = time.monotonic(), time.time_ns()
+    options = BuildOptions(**flags)
+    targets, overrides = split_words(words)
+    answers = []
+    with opened(place, options) as project:
+        settings = options.settings(place)
+        for target in targets or ["sev-guest"]:
+            name, _, stage = target.partition(":")
+            recipe = project.recipe(name, overrides)
+            if dry_run:
+                plan = project.plan(recipe, offline=settings.offline)
+                _say_what_would_be_done(project, plan, stage, force=settings.force)
+                continue
+            answers.append(project.build(recipe, [stage] if stage else ["image"], settings))
+    if dry_run:
+        return 0
+    idle = all(answer.idle for answer in answers)
+    if idle and not options.as_json:
+        from sevkit import uptodate
+
+        text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
+        uptodate.remember(
+            sys.argv[1:],
+            answer=text,
+            inputs=project.observed(),
+            results=[path for answer in answers for path in answer.files],
+            read_since_ns=read_since,
+        )
+        click.echo(text)
+    elif not options.as_json:
+        seconds = time.monotonic() - started
+        for answer in answers:
+            click.echo(f"built in {seconds:.1f} s: {shown(answer.result)}")
+    return 0
+
+
+def _say_what_would_be_done(project: "Project", plan: "Plan", stage: str, *, force: bool) -> None:
+    from sevkit.engine import find_work
+
+    work = find_work(plan, project.store, [stage or "image"], force=force)
+    for task in work.tasks.values():
+        click.echo(f"{plan.recipe.name}: {task.name}: {task.reason}")
+    if not work.tasks:
+        click.echo(f"{plan.recipe.name}: nothing to do")
+
+
+@main.command("list")
+@click.pass_obj
+def list_(place: Place) -> None:
+    """List the recipes, and the newest image of each."""
+    with opened(place, quiet()) as project:
+        for name in project.library.recipes():
+            try:
+                recipe = project.recipe(name, {})
+                summary = f"{recipe.version:10} {recipe.summary}"
+            except RecipeError as error:
+                summary = f"(broken) {error.what}"
+            click.echo(f"{name:22} {summary}")
+            latest = place.output / name / "latest"
+            if latest.exists():
+                click.echo(f"{'':22} {shown(latest)} → {latest.resolve().name}")
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.option("--kernel/--no-kernel", default=True, help="Also check the kernel configuration.")
+@click.pass_obj
+def check(place: Place, words: tuple[str, ...], kernel: bool) -> None:
+    """Check recipes, and their kernel configuration, without building."""
+    targets, overrides = split_words(words)
+    with opened(place, quiet()) as project:
+        for name in targets or ["sev-guest"]:
+            recipe = project.recipe(name, overrides)
+            if kernel:
+                with project.kernel_questions(recipe, quiet().settings(place)) as questions:
+                    questions.check()
+            click.echo(f"{recipe.name}: correct")
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@build_options
+@click.pass_obj
+def fetch(place: Place, words: tuple[str, ...], **flags: Any) -> None:
+    """Bring every source into the store, so that `build --offline` can go on from there."""
+    targets, overrides = split_words(words)
+    options = BuildOptions(**flags)
+    with opened(place, options) as project:
+        for name in targets or ["sev-guest"]:
+            recipe = project.recipe(name, overrides)
+            count = project.fetch(recipe, options.settings(place))
+            click.echo(f"{recipe.name}: {count} fetched, the others were there")
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.pass_obj
+def update(place: Place, words: tuple[str, ...]) -> None:
+    """Look up unpinned sources again, and say what is newer."""
+    targets, overrides = split_words(words)
+    with opened(place, quiet()) as project:
+        for name in targets or ["sev-guest"]:
+            for line in project.update(project.recipe(name, overrides)):
+                click.echo(f"{name}: {line}")
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="RECIPE [NAME=VALUE]...")
+@click.option("--why", is_flag=True, help="What changed since each stage was built last.")
+@click.pass_obj
+def show(place: Place, words: tuple[str, ...], why: bool) -> None:
+    """Show the plan of an image: its stages, their keys, and whether they are in the store."""
+    from sevkit.engine import why_stale
+
+    targets, overrides = split_words(words)
+    with opened(place, quiet()) as project:
+        for name in targets or ["sev-guest"]:
+            plan = project.plan(project.recipe(name, overrides))
+            for stage in plan.stages:
+                state = "built" if project.store.has(stage.key) else "to build"
+                click.echo(f"{stage.name:15} {stage.key[:12]}  {state}")
+                if why and not project.store.has(stage.key):
+                    differences = why_stale(plan, project.store, stage)
+                    for line in ["never built"] if differences is None else differences:
+                        click.echo(f"{'':15} {line}")
+
+
+@main.command()
+@click.option("--store", "whole_store", is_flag=True, help="Empty the store too.")
+@click.pass_obj
+def clean(place: Place, whole_store: bool) -> None:
+    """Delete images and logs of this project; with --store everything that was fetched or built."""
+    from sevkit.store import default_root
+
+    folders = [place.output, *([default_root(os.environ)] if whole_store else [])]
+    for folder in folders:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+            click.echo(f"deleted {shown(folder)}")

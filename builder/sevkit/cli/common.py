@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs share: the top command, flags of every build, the project they work on."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sevkit import __version__
+from sevkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from sevkit.engine import Settings
+    from sevkit.listeners import BuildListener
+    from sevkit.project import Project
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of the project and where its results go."""
+
+    folder: Path
+    output: Path
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="sevkit")
+@click.option(
+    "-C",
+    "--project",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    help="The folder with recipes/, kernel-configs/, patches/ (default: this one).",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where images and logs go (default: output/ in the project).",
+)
+@click.pass_context
+def main(context: click.Context, folder: Path, output: Path | None) -> None:
+    """Build the guest side of AMD SEV confidential containers.
+
+    One recipe in; kernel, initramfs, firmware and a manifest out. Recipes are named as in
+    `sevkit list` or by their path; variables are set as NAME=VALUE.
+    """
+    folder = folder.absolute()
+    context.obj = Place(folder, (output or folder / "output").absolute())
+
+
+def build_options(function: F) -> F:
+    """The flags of every verb that may build."""
+    for option in reversed(
+        [
+            click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once."),
+            click.option("-k", "--keep-going", is_flag=True, help="Build what still can be."),
+            click.option("-B", "--always-make", is_flag=True, help="Build even what is there."),
+            click.option("--offline", is_flag=True, help="Touch no network."),
+            click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
+            click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
+            click.option(
+                "--sandbox",
+                type=click.Choice(["bwrap", "none"]),
+                default="bwrap",
+                help="How build steps are confined.",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The values of `build_options`."""
+
+    jobs: int | None
+    keep_going: bool
+    always_make: bool
+    offline: bool
+    ci: bool
+    as_json: bool
+    sandbox: str
+
+    def settings(self, place: Place) -> "Settings":
+        """The same for the engine."""
+        from sevkit.engine import Settings
+
+        return Settings(
+            jobs=self.jobs or len(os.sched_getaffinity(0)),
+            logs=place.output / ".log",
+            confined=self.sandbox == "bwrap",
+            offline=self.offline,
+            force=self.always_make,
+            keep_going=self.keep_going,
+        )
+
+    def listener(self) -> "BuildListener":
+        """Bars on a terminal, else lines; JSON when asked."""
+        from sevkit.listeners import JsonLines, PlainLines, ProgressBars
+
+        if self.as_json:
+            return JsonLines(sys.stdout)
+        if self.ci or not sys.stderr.isatty():
+            return PlainLines(sys.stderr)
+        return ProgressBars(sys.stderr)
+
+
+@contextlib.contextmanager
+def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
+    """The project of `place`, with a listener that holds the terminal."""
+    from sevkit.events import Notice
+    from sevkit.project import Project
+    from sevkit.store import Store, default_root
+
+    with options.listener() as listener:
+        if options.sandbox == "none":
+            listener(Notice("--sandbox=none: build steps can read this host and its network"))
+        yield Project(place.folder, place.output, Store(default_root(os.environ)), listener)
+
+
+def quiet(*, offline: bool = False) -> BuildOptions:
+    """The options of a verb that builds only as a means."""
+    return BuildOptions(None, False, False, offline, False, False, "bwrap")
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Targets and NAME=VALUE settings of a command line, make-style in any order."""
+    targets: list[str] = []
+    overrides: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            targets.append(word)
+        elif overrides.setdefault(name, value) != value:
+            raise RecipeError(f"{name} is set twice, to '{overrides[name]}' and to '{value}'")
+    return targets, overrides
+
+
+def shown(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs about an image: why, verify, schema, boot."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sevkit.cli.common import Place, main, shown
+
+if TYPE_CHECKING:
+    from sevkit.guest.conversation import Report
+
+
+@main.command()
+@click.argument("path", metavar="PATH")
+@click.option("--image", default="sev-guest", help="An image directory or a recipe's name.")
+@click.pass_obj
+def why(place: Place, path: str, image: str) -> None:
+    """Say what brought PATH into the initramfs: digest, package, licence, chain."""
+    from sevkit.contents import why as explain
+    from sevkit.output import find_image
+
+    contents = json.loads((find_image(image, place.output) / "contents.json").read_bytes())
+    for line in explain(contents, path):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["recipe", "manifest"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a recipe or a manifest."""
+    if kind == "recipe":
+        from sevkit.recipe_file import schema as made
+    else:
+        from sevkit.manifest import schema as made
+    click.echo(json.dumps(made(), indent=2))
+
+
+@main.command()
+@click.argument("image", default="sev-guest")
+@click.pass_obj
+def verify(place: Place, image: str) -> int:
+    """Check every byte of an image directory against its manifest."""
+    from sevkit.manifest import verify as differences
+    from sevkit.output import find_image
+
+    folder = find_image(image, place.output)
+    found = differences(folder)
+    for line in found:
+        click.echo(line)
+    click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
+    return 1 if found else 0
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@click.argument("image", default="sev-guest")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--rootfs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder that the command sees as its root (read-only 9p, changes stay in the guest).",
+)
+@click.option("--memory", help="Memory of the guest: 512M, 2G (default: as the manifest says).")
+@click.option(
+    "--accel",
+    type=click.Choice(["sev-snp", "sev-es", "sev", "kvm", "tcg"]),
+    help="How to run it (default: the best that works here).",
+)
+@click.option("--json", "as_json", is_flag=True, help="The agent's reports as JSON on stderr.")
+@click.option("--console", is_flag=True, help="Only show the console: for a foreign /init.")
+@click.option("--until", metavar="TEXT", help="With --console: stop once TEXT appeared.")
+@click.option("--timeout", type=float, help="With --console: seconds to wait for the end.")
+@click.option("--qemu-arg", "qemu_args", multiple=True, help="One more argument for QEMU.")
+@click.pass_obj
+def boot(
+    place: Place,
+    image: str,
+    command: tuple[str, ...],
+    rootfs: Path | None,
+    memory: str | None,
+    accel: str | None,
+    as_json: bool,
+    console: bool,
+    until: str | None,
+    timeout: float | None,
+    qemu_args: tuple[str, ...],
+) -> int:
+    """Boot an image under QEMU, run COMMAND in it, and relay its output and exit status.
+
+    SEV where the host has it, else KVM where it truly works, else emulation. The command sees the
+    initramfs, or the folder of --rootfs.
+    """
+    from sevkit.guest.session import Session
+    from sevkit.output import find_image
+    from sevkit.store import default_root
+
+    folder = find_image(image, place.output)
+    session = Session.of_image(
+        folder,
+        memory=memory,
+        accel=accel,
+        cache=default_root(os.environ) / "hosts",
+        log=place.output / ".log" / "console.log",
+        rootfs=rootfs,
+        extra_args=qemu_args,
+    )
+    for line in session.remarks():
+        click.echo(f"sevkit: {line}", err=True)
+    if console:
+        session.watch(sys.stdout.buffer, until=until, seconds=timeout)
+        return 0
+    reports: list[Report] = []
+    outcome = session.run(
+        list(command),
+        stdout=sys.stdout.buffer,
+        stderr=sys.stderr.buffer,
+        stdin=None if not command or sys.stdin.isatty() else sys.stdin.fileno(),
+        on_report=reports.append,
+    )
+    if as_json:
+        click.echo(json.dumps({"seconds_to_report": outcome.seconds_to_report, "reports": reports}))
+    elif not command:
+        for line in session.summary(outcome):
+            click.echo(line)
+    return outcome.exit_status

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things come from. The only part of sevkit that reaches for the network.
+
+    pins.py   what a source resolves to, and the memory of it
+    deb.py    Debian packages through a private apt state
+    url.py    files by http, with resume, retries and mirrors
+    git.py    the tree of one commit
+
+Resolving says which file it must be (a digest, or a commit); fetching brings it and checks that.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sevkit.recipe import FileSource, GitSource, Source, UrlSource
+from sevkit.sources.deb import Apt
+from sevkit.sources.git import fetch_commit
+from sevkit.sources.pins import (
+    DebGroup,
+    Pin,
+    PinMemory,
+    Progress,
+    Request,
+    SourceGoneError,
+    git_pin,
+    url_pin,
+)
+from sevkit.sources.url import fetch_url
+
+__all__ = ["Apt", "DebGroup", "Pin", "PinMemory", "Request", "SourceGoneError", "fetch", "resolve"]
+
+
+def resolve(request: Source | DebGroup, apt: Apt) -> Sequence[Pin]:
+    """The files that a source or a group of packages stands for.
+
+    Only packages ask somebody. Raises `SourceError` for what can't be found.
+    """
+    match request:
+        case UrlSource():
+            return [url_pin(request)]
+        case GitSource():
+            return [git_pin(request)]
+        case FileSource():
+            return []
+        case _:
+            return apt.resolve(request)
+
+
+def fetch(pin: Pin, destination: Path, progress: Progress, apt: Apt) -> None:
+    """Write the file that `pin` names to `destination`; go on from what is there of it already.
+
+    Raises `SourceError` when it can't be had or is not what the pin says.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    match pin.origin["kind"]:
+        case "url":
+            fetch_url(pin, destination, progress)
+        case "git":
+            fetch_commit(pin, destination, progress)
+        case _:
+            apt.fetch(pin, destination, progress)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pins: which file, exactly, a source stands for; and the memory of what was looked up.
+
+An unpinned package is looked up once and then remembered, so that the same build tomorrow has the
+same inputs and asks nobody. A request that pins itself (a digest, a commit) is never remembered.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sevkit.errors import SourceError
+from sevkit.recipe import GitSource, Source, UrlSource
+
+Progress = Callable[[int, int | None, str], None]
+"""Called with bytes so far, bytes in all when known, and a note."""
+
+_SCHEMA = 1
+
+
+class SourceGoneError(SourceError):
+    """A version that was looked up earlier has left the mirror."""
+
+
+@dataclass(frozen=True)
+class DebGroup:
+    """Packages with all that they depend on, as on an empty system; recommendations left out."""
+
+    packages: tuple[str, ...]
+    suite: str | None = None
+
+
+Request = Source | DebGroup
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One file: `reference` (``blob:<sha256>``, ``git:<commit>``) says which, `origin` where from.
+
+    `origin` is provenance, text by text: ``kind``, and with it ``package``, ``version``, ``suite``,
+    ``path`` (below the mirror, no host), or ``url``, or ``url`` and ``commit``.
+    """
+
+    reference: str
+    name: str
+    size: int | None
+    origin: Mapping[str, str]
+
+
+def url_pin(source: UrlSource) -> Pin:
+    """The pin of a file by URL: the recipe has its digest."""
+    name = source.url[0].partition("?")[0].rstrip("/").rpartition("/")[2] or "download"
+    origin = {"kind": "url", "url": "\n".join(source.url)}
+    return Pin(f"blob:{source.sha256}", name, None, origin)
+
+
+def git_pin(source: GitSource) -> Pin:
+    """The pin of a commit."""
+    name = source.git.rstrip("/").rpartition("/")[2].removesuffix(".git") or "tree"
+    origin = {"kind": "git", "url": source.git, "commit": source.commit}
+    return Pin(f"git:{source.commit}", f"{name}-{source.commit[:12]}.tar", None, origin)
+
+
+@dataclass
+class PinMemory:
+    """What packages resolved to, one JSON file a request, in `folder`."""
+
+    folder: Path
+    observed: set[Path] = field(default_factory=set)
+
+    def recall(self, request: Request) -> Sequence[Pin] | None:
+        """What `request` resolved to, None when it was not asked yet or the record is damaged."""
+        path = self._path(request)
+        self.observed.add(path)
+        try:
+            record = json.loads(path.read_bytes())
+            if record["schema"] != _SCHEMA or record["request"] != _described(request):
+                return None
+            return [_checked(Pin(**row)) for row in record["pins"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def remember(self, request: Request, pins: Sequence[Pin]) -> None:
+        """Keep what `request` resolved to; a request that pins itself needs no memory."""
+        if isinstance(request, UrlSource | GitSource):
+            return
+        record = {
+            "schema": _SCHEMA,
+            "request": _described(request),
+            "pins": [{**asdict(pin), "origin": dict(pin.origin)} for pin in pins],
+        }
+        path = self._path(request)
+        draft = path.with_suffix(f".{secrets.token_hex(4)}")
+        draft.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        draft.replace(path)
+
+    def forget(self, request: Request) -> None:
+        """Have `request` looked up again."""
+        self._path(request).unlink(missing_ok=True)
+
+    def _path(self, request: Request) -> Path:
+        text = json.dumps(_described(request), sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def _described(request: Request) -> Mapping[str, object]:
+    """What of a request decides what it resolves to, as JSON would give it back."""
+    if isinstance(request, DebGroup):
+        return {"packages": list(request.packages), "suite": request.suite}
+    described: dict[str, object] = request.model_dump(mode="json", exclude={"member"})
+    return described
+
+
+def _checked(pin: Pin) -> Pin:
+    kind, _, digest = pin.reference.partition(":")
+    if kind != "blob" or len(digest) != 64 or "/" in pin.name or os.sep in pin.name:
+        raise ValueError(pin.reference)
+    return pin

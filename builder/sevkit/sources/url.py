@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files by http: resumed after a broken transfer, retried with growing pauses, from any mirror.
+
+The digest decides in the end; until then a server is believed nothing, least of all lengths.
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sevkit.errors import SourceError
+from sevkit.sources.pins import Pin, Progress
+from sevkit.store import sha256_of
+
+if TYPE_CHECKING:
+    import requests
+
+ATTEMPTS = 4
+LIMIT_BYTES = 8 << 30
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 30
+_PAUSE_SECONDS = 0.5
+_REDIRECTS = 5
+_BLOCK = 1 << 16
+
+
+class _TransferError(Exception):
+    """A transfer broke in a way that another try may mend."""
+
+
+class _RefusedError(Exception):
+    """An answer that will be the same next time."""
+
+
+def fetch_url(
+    pin: Pin, destination: Path, progress: Progress, *, limit_bytes: int = LIMIT_BYTES
+) -> None:
+    """Write the file of `pin` to `destination`, going on from what is there.
+
+    Raises `SourceError` naming each mirror and what was wrong with it.
+    """
+    wanted = pin.reference.partition(":")[2]
+    troubles = []
+    for url in pin.origin["url"].split("\n"):
+        trouble = _from_mirror(url, destination, progress, limit_bytes)
+        if trouble:
+            troubles.append(f"{url}: {trouble}")
+            continue
+        found = sha256_of(destination)
+        if found == wanted:
+            return
+        destination.unlink()
+        troubles.append(f"{url}: its SHA-256 is {found}, not {wanted}")
+    raise SourceError(
+        f"{pin.name} could not be fetched",
+        why="\n".join(troubles),
+        hint="check the url and sha256 of the source in the recipe, and this host's network",
+    )
+
+
+def _from_mirror(url: str, destination: Path, progress: Progress, limit_bytes: int) -> str:
+    """Try one mirror several times; what was wrong, empty when the file is complete."""
+    trouble = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
+        try:
+            _transfer(url, destination, progress, limit_bytes)
+            return ""
+        except _TransferError as error:
+            trouble = f"{error} ({attempt + 1} tries)"
+        except _RefusedError as error:
+            destination.unlink(missing_ok=True)
+            return str(error)
+    return trouble
+
+
+def _transfer(url: str, destination: Path, progress: Progress, limit_bytes: int) -> None:
+    have = destination.stat().st_size if destination.exists() else 0
+    with _answer(url, have) as (response, resumed):
+        done = have if resumed else 0
+        total = _total(response, done)
+        if total is not None and total > limit_bytes:
+            raise _RefusedError(f"says it is {total} bytes, more than the {limit_bytes} allowed")
+        with destination.open("ab" if resumed else "wb") as file:
+            progress(done, total, "")
+            for block in _blocks(response):
+                done += len(block)
+                if done > limit_bytes:
+                    raise _RefusedError(f"sends more than the {limit_bytes} bytes allowed")
+                file.write(block)
+                progress(done, total, "")
+        if total is not None and done != total:
+            raise _TransferError(f"ended after {done} of {total} bytes")
+
+
+@contextlib.contextmanager
+def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
+    """The server's answer, and whether it goes on after the `have` bytes that are here."""
+    import requests
+
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with requests.Session() as session:
+        try:
+            response = _follow(session, url, headers)
+            if response.status_code == 416:
+                response.close()
+                del headers["Range"]
+                response = _follow(session, url, headers)
+        except requests.RequestException as error:
+            raise _TransferError(_in_words(error)) from error
+        with response:
+            status = response.status_code
+            if status in (429, 500, 502, 503, 504):
+                raise _TransferError(f"answers {status} {response.reason}")
+            if status not in (200, 206):
+                raise _RefusedError(f"answers {status} {response.reason}")
+            start = response.headers.get("Content-Range", "").removeprefix("bytes ")
+            yield response, status == 206 and start.startswith(f"{have}-")
+
+
+def _follow(session: Any, url: str, headers: dict[str, str]) -> "requests.Response":
+    """The answer after redirections: only to http(s), and never from https back to http."""
+    timeout = (_CONNECT_SECONDS, _READ_SECONDS)
+    for _ in range(_REDIRECTS + 1):
+        response: requests.Response = session.get(
+            url, headers=headers, stream=True, timeout=timeout, allow_redirects=False
+        )
+        if not response.is_redirect:
+            return response
+        from urllib.parse import urljoin
+
+        target = urljoin(url, response.headers["Location"])
+        response.close()
+        if not target.startswith(("https://", "http://")):
+            raise _RefusedError(f"redirects to {target}, which is not http")
+        if url.startswith("https://") and not target.startswith("https://"):
+            raise _RefusedError(f"redirects from https to {target}")
+        url = target
+    raise _RefusedError(f"redirects more than {_REDIRECTS} times")
+
+
+def _blocks(response: "requests.Response") -> Iterator[bytes]:
+    import requests
+    import urllib3
+
+    try:
+        while block := response.raw.read(_BLOCK, decode_content=False):
+            yield block
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _TransferError(_in_words(error)) from error
+
+
+def _total(response: "requests.Response", done: int) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return done + int(length) if length.isascii() and length.isdigit() else None
+
+
+def _in_words(error: Exception) -> str:
+    """The innermost cause in one line."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    for known, words in (
+        ("NameResolution", "the host's name can't be resolved"),
+        ("timed out", "does not answer in time"),
+        ("Connection refused", "refuses the connection"),
+        ("IncompleteRead", "broke off in the middle"),
+        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+    ):
+        if known in text:
+            return words
+    return text[:200]
