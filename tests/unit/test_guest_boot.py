@@ -291,6 +291,27 @@ def test_what_the_console_says_is_made_fit_to_show(bench: Bench) -> None:
     assert caught.value.why.endswith("  red \\x1b]0;title\\x07 \ufffd \\u202e")
 
 
+def test_output_that_can_not_be_written_ends_the_guest(bench: Bench) -> None:
+    setting = bench.setting(GOOD)
+    command = Command(["id"])
+    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
+        with pytest.raises(HostError, match="can't be written") as caught:
+            boot(SPEC, setting, command=command, stdout=full, stderr=bench.stderr)
+        assert "No space left" in caught.value.why
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "wb", buffering=0) as pipe, pytest.raises(BrokenPipeError):  # noqa: PTH123
+        boot(SPEC, setting, command=command, stdout=pipe, stderr=bench.stderr)
+
+
+def test_input_that_can_not_be_read_is_empty(bench: Bench) -> None:
+    folder = os.open(bench.folder, os.O_RDONLY)
+    body = "greet(); hear(); frame(2, b'got %d' % len(hear()), 1); end()"
+    bench.boot(body, stdin=folder)
+    os.close(folder)
+    assert bench.stdout.getvalue() == b"got 0"
+
+
 def test_a_root_that_is_no_folder_is_refused_before_anything_starts(bench: Bench) -> None:
     with pytest.raises(RecipeError, match="is not a folder"):
         bench.boot(GOOD, rootfs=bench.folder / "nothing")
@@ -362,6 +383,13 @@ def test_a_foreign_guest_is_watched_until_it_says_the_word(bench: Bench) -> None
         watching(bench, talk, until="never", limit=0.5)()
     with pytest.raises(ImageError, match="powered off without printing 'never'"):
         watching(bench, "console.sendall(b'hello')", until="never")()
+
+
+@pytest.mark.parametrize("limit", [1e300, float("inf")])
+def test_a_limit_may_be_as_long_as_one_likes(bench: Bench, limit: float) -> None:
+    watching(bench, "console.sendall(b'hello\\n')", limit=limit)()
+    with pytest.raises(RecipeError, match="must be above 0"):
+        watching(bench, "", limit=float("nan"))()
 
 
 def test_emulation_gets_more_time_than_kvm_and_sev_more_for_more_memory() -> None:

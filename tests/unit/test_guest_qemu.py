@@ -20,7 +20,7 @@ def spec(**changes: Any) -> GuestSpec:
         "initramfs": Path("/image/initramfs"),
         "firmware": Path("/image/firmware.fd"),
         "cmdline": "console=ttyS0 swiotlb=force",
-        "kernel_hashes": True,
+        "hashed_modes": ("sev", "sev-es", "sev-snp"),
     }
     return GuestSpec(**facts | changes)
 
@@ -91,13 +91,15 @@ def test_sev_reads_its_firmware_from_one_read_only_flash_and_snp_from_bios() -> 
     assert "-drive" not in made
 
 
+def test_the_code_half_of_a_split_firmware_goes_to_flash_without_sev_too() -> None:
+    assert "-drive" not in argv("tcg")
+    made = argv("tcg", spec(firmware_is_flash=True))
+    assert "readonly=on,file=/image/firmware.fd" in values(made, "-drive")[0]
+    assert "-bios" not in made
+
+
 def test_hashes_are_not_asked_of_firmware_that_has_no_table_for_them() -> None:
-    assert "kernel-hashes" not in str(argv("sev", spec(kernel_hashes=False)))
-
-
-def test_the_policy_of_the_image_comes_before_ours() -> None:
-    made = argv("sev-snp", spec(policies={"sev-snp": 0x20000}))
-    assert "policy=0x20000" in values(made, "-object")[0]
+    assert "kernel-hashes" not in str(argv("sev", spec(hashed_modes=("sev-snp",))))
 
 
 def test_sev_without_firmware_is_refused() -> None:

@@ -22,6 +22,7 @@ REPORT: dict[str, Any] = {
     "virtio": [
         {"device": "virtio0", "id": 3, "access_platform": True},
         {"device": "virtio1", "id": 2, "access_platform": False},
+        {"device": "virtio2", "id": 99, "access_platform": None},
     ],
     "memory": {"total_kib": 433288, "available_kib": 410512, "used_kib": 14336},
     "root_fstype": "rootfs",
@@ -49,7 +50,7 @@ def test_a_report_is_told_in_a_few_lines() -> None:
         "0.81 s of them in the kernel and the agent",
         "encryption      none: this host can read the guest's memory",
         "bounce buffers  64.0 MiB, at most 1.0 MiB used",
-        "virtio          console, block (WITHOUT ACCESS_PLATFORM)",
+        "virtio          console, block (WITHOUT ACCESS_PLATFORM), id 99 (no driver)",
         "memory          14.0 MiB used of 423.1 MiB, 1.5 MiB of it the agent",
         "root            rootfs",
     ]

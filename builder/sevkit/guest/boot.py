@@ -84,8 +84,9 @@ def boot(
     Output goes to `stdout` and `stderr` byte for byte as it arrives; `stdin` is a descriptor that
     the command reads. The root of `setting` is the command's.
 
-    Raises `RecipeError` for a call that can't work, `HostError` when QEMU does not start,
-    `ImageError` for a guest that does not do its part. QEMU never survives this function.
+    Raises `RecipeError` for a call that can't work, `HostError` when QEMU does not start or output
+    can't be written, `ImageError` for a guest that does not do its part, `BrokenPipeError` when
+    nobody reads the output any more. QEMU never survives this function.
     """
     _check_rootfs(setting.rootfs)
     if command is not None:
@@ -97,9 +98,7 @@ def boot(
     arrived = 0.0
 
     def relay(kind: FrameType, data: bytes) -> None:
-        stream = stdout if kind is FrameType.STDOUT else stderr
-        stream.write(data)
-        stream.flush()
+        _write(stdout if kind is FrameType.STDOUT else stderr, data)
 
     def take_report(report: Report) -> None:
         nonlocal arrived
@@ -148,6 +147,9 @@ def watch(
 
     Raises like `boot`; also when the guest powers off without printing `until`.
     """
+    _check_rootfs(setting.rootfs)
+    if limit is not None and not limit > 0:
+        raise RecipeError("--timeout: must be above 0 seconds", hint="--timeout 60")
     if limit is None and until is not None:
         limit = setting.limits.hello
     wanted = (until or "").encode()
@@ -156,8 +158,7 @@ def watch(
 
         def relay(data: bytes) -> None:
             console.feed(data)
-            stdout.write(data)
-            stdout.flush()
+            _write(stdout, data)
 
         machine = Machine(
             lambda _, tty: qemu_argv(
@@ -295,6 +296,16 @@ def _explained(console: Console, machine: Machine) -> Iterator[None]:
     failure.why = "\n".join([*failure.why.splitlines(), *why])
     failure.log = console.log
     raise failure
+
+
+def _write(stream: BinaryIO, data: bytes) -> None:
+    try:
+        stream.write(data)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError("the guest's output can't be written", why=str(error)) from error
 
 
 def _check_rootfs(rootfs: Path | None) -> None:

@@ -41,6 +41,7 @@ class Console:
     def __enter__(self) -> "Console":
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.log.unlink(missing_ok=True)  # another boot may still write to it
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._file = os.open(self.log, flags, 0o600)
         return self

@@ -186,8 +186,9 @@ def _refusal(body: Report) -> ImageError:
 
 
 def _exit_status(body: Report) -> int:
-    for key, least, most, base in (("status", 0, 255, 0), ("signal", 1, 64, 128)):
-        value = body.get(key)
-        if type(value) is int and least <= value <= most and len(body) == 1:
-            return base + value
+    status, signal = body.get("status"), body.get("signal")
+    if type(status) is int and 0 <= status <= 255 and signal is None:
+        return status
+    if type(signal) is int and 1 <= signal <= 64 and status is None:
+        return 128 + signal
     raise ViolationError("an end of the command that is neither a status nor a signal")

@@ -83,7 +83,7 @@ class Machine:
         stdin: int | None = None,
         on_stdin: Callable[[bytes], None] = lambda _: None,
     ) -> bool:
-        """Handle what happens next, for at most `seconds`. True once QEMU has ended.
+        """Handle what happens next, for at most `seconds` (and an hour). True once QEMU has ended.
 
         Sends from the front of `outgoing` and deletes what was sent. Reads `stdin` when given.
         """
@@ -95,14 +95,14 @@ class Machine:
             poll.register(self._agent, select.POLLIN | select.POLLOUT)
         if stdin is not None:
             poll.register(stdin, select.POLLIN)
-        events = dict(poll.poll(max(0, int(seconds * 1000) + 1)))
+        events = dict(poll.poll(1 + int(min(max(seconds, 0), 3600) * 1000)))
         if self._agent.fileno() in events and outgoing:
             with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
                 del outgoing[: self._agent.send(outgoing)]
         for descriptor in events.keys() & self._sockets.keys():
             self._receive(descriptor)
         if stdin in events and stdin is not None:
-            on_stdin(os.read(stdin, _CHUNK_BYTES))
+            on_stdin(_read(stdin))
         if self._pidfd not in events:
             return False
         for descriptor in list(self._sockets):
@@ -131,3 +131,11 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _read(descriptor: int) -> bytes:
+    """Up to 64 KiB; what can't be read (a folder, a closed descriptor) is at its end."""
+    try:
+        return os.read(descriptor, _CHUNK_BYTES)
+    except OSError:
+        return b""

@@ -16,7 +16,7 @@ from sevkit.guest.conversation import ROOTFS_TAG
 from sevkit.guest.launch import Launch, Qemu
 
 MEMORY_LIMIT_MIB = 1 << 20
-DEFAULT_POLICIES: Mapping[str, int] = {"sev": 0x1, "sev-es": 0x5, "sev-snp": 0x30000}
+POLICIES: Mapping[str, int] = {"sev": 0x1, "sev-es": 0x5, "sev-snp": 0x30000}
 """No debugging; for SEV-ES its bit; for SNP SMT and the reserved bit (SEV, SNP ABI)."""
 
 _UNITS = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 1024}
@@ -33,14 +33,15 @@ class GuestSpec:
     cmdline: str
     initramfs: Path | None = None
     firmware: Path | None = None
+    firmware_is_flash: bool = False
+    """Whether it is the code half of a split build, which -bios does not load."""
     memory_mib: int = 512
     vcpus: int = 1
     cpu: str = "host"
     """CPU model of a launch with SEV; it is part of the launch digest."""
     modes: tuple[str, ...] = ()
-    policies: Mapping[str, int] | None = None
-    kernel_hashes: bool = False
-    """Whether the firmware has the table that QEMU puts the hashes of kernel and initrd in."""
+    hashed_modes: tuple[str, ...] = ()
+    """Those in which the firmware has a place for the hashes of kernel, initrd, command line."""
 
 
 def parse_memory(text: str, *, least_mib: int) -> int:
@@ -105,21 +106,28 @@ def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
     if not launch.is_sev:
         cpu = "host" if launch.accelerator == "kvm" else "max"
         argv = ["-machine", "q35,vmport=off", "-accel", launch.accelerator, "-cpu", cpu]
-        return argv + (["-bios", str(spec.firmware)] if spec.firmware else [])
+        return (
+            argv
+            if spec.firmware is None
+            else argv + _firmware(spec.firmware, in_flash=spec.firmware_is_flash)
+        )
     if spec.firmware is None:
         raise HostError(f"{launch.accelerator} needs firmware, and the image has none")
     is_snp = launch.accelerator == "sev-snp"
-    policy = {**DEFAULT_POLICIES, **(spec.policies or {})}[launch.accelerator]
+    policy = POLICIES[launch.accelerator]
     guest = f"{'sev-snp-guest' if is_snp else 'sev-guest'},id=sev0,cbitpos={launch.c_bit}"
     guest += f",reduced-phys-bits={launch.reduced_phys_bits},policy={policy:#x}"
-    guest += ",kernel-hashes=on" if spec.kernel_hashes else ""
+    guest += ",kernel-hashes=on" if launch.accelerator in spec.hashed_modes else ""
     machine = "q35,confidential-guest-support=sev0,vmport=off"
     machine += ",kernel_irqchip=split" if is_snp else ""
     argv = ["-object", guest, "-machine", machine, "-accel", "kvm", "-cpu", spec.cpu]
-    if is_snp:
-        return [*argv, "-bios", str(spec.firmware)]
-    flash = f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(spec.firmware)}"
-    return [*argv, "-drive", flash]
+    return argv + _firmware(spec.firmware, in_flash=not is_snp)
+
+
+def _firmware(path: Path, *, in_flash: bool) -> list[str]:
+    if not in_flash:
+        return ["-bios", str(path)]
+    return ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(path)}"]
 
 
 def _console_is_virtio(cmdline: str) -> bool:

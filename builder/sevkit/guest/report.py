@@ -23,6 +23,8 @@ _VIRTIO_NAMES = {
     26: "fs",
 }
 """Virtio 1.2, section 5."""
+_NOT_OFFERED = " (WITHOUT ACCESS_PLATFORM)"
+_NO_DRIVER = " (no driver)"
 _TEXT_LIMIT = 160
 
 
@@ -96,8 +98,9 @@ def _virtio(devices: Json) -> str:
             return "unknown"
         number = _number(device.get("id"))
         kind = _VIRTIO_NAMES.get(number, f"id {number}") if number is not None else "unknown"
-        offers = device.get("access_platform") is True
-        shown.append(kind if offers else f"{kind} (WITHOUT ACCESS_PLATFORM)")
+        offers = device.get("access_platform")
+        remark = "" if offers is True else _NO_DRIVER if offers is None else _NOT_OFFERED
+        shown.append(kind + remark)
     more = len(devices) - len(shown)
     return ", ".join(shown + ([f"and {more} more"] if more else [])) or "no device"
 

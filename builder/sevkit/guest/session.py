@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One boot of one image on this host: what its manifest says, what the user asked, what works here.
+
+Everything is settled, and every refusal made, before anything starts. Never prints.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from sevkit.errors import ImageError
+from sevkit.guest.boot import Outcome, Setting, boot, limits_for, watch
+from sevkit.guest.conversation import Command, Report
+from sevkit.guest.launch import Accelerator, choose, find_qemu
+from sevkit.guest.qemu import GuestSpec, parse_memory
+from sevkit.guest.report import report_lines
+from sevkit.manifest import Manifest, Role, load
+
+_BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
+
+
+@dataclass(frozen=True)
+class Session:
+    """An image that is ready to boot."""
+
+    manifest: Manifest
+    spec: GuestSpec
+    setting: Setting
+
+    @classmethod
+    def of_image(
+        cls,
+        folder: Path,
+        *,
+        cache: Path,
+        memory: str | None = None,
+        accel: Accelerator | None = None,
+        log: Path | None = None,
+        rootfs: Path | None = None,
+        extra_args: Sequence[str] = (),
+    ) -> "Session":
+        """The image of a directory. `memory` is as people write it; `cache` a folder of ours.
+
+        Raises `RecipeError` for a call that can't work, `ImageError` for an image that is
+        incomplete or was changed, `HostError` for a host that can't do it.
+        """
+        manifest = load(folder)
+        spec = spec_of(manifest, folder.absolute(), memory=memory)
+        qemu = find_qemu()
+        launch = choose(qemu, wanted=accel, modes=spec.modes, cache=cache)
+        setting = Setting(
+            qemu=qemu,
+            launch=launch,
+            limits=limits_for(launch, spec),
+            rootfs=rootfs.absolute() if rootfs is not None else None,
+            log=log,
+            extra_args=tuple(extra_args),
+        )
+        return cls(manifest, spec, setting)
+
+    def remarks(self) -> list[str]:
+        """What a user should know before the guest speaks, a line each."""
+        launch, lines = self.setting.launch, []
+        if self.manifest.is_debug:
+            lines.append("this is a debug image: not for production")
+        if not launch.is_sev and launch.passed_over:
+            lines.append(f"runs under {launch.accelerator}, not encrypted")
+            lines += [f"  {reason}" for reason in launch.passed_over]
+        return lines + (self.manifest.remarks() if launch.is_sev else [])
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdout: BinaryIO,
+        stderr: BinaryIO,
+        stdin: int | None = None,
+        on_report: Callable[[Report], None] = lambda _: None,
+    ) -> Outcome:
+        """Boot, run `argv` when it is not empty, shut down; see `sevkit.guest.boot.boot`."""
+        return boot(
+            self.spec,
+            self.setting,
+            command=Command(argv) if argv else None,
+            stdout=stdout,
+            stderr=stderr,
+            stdin=stdin,
+            on_report=on_report,
+        )
+
+    def watch(self, stdout: BinaryIO, *, until: str | None, seconds: float | None) -> float:
+        """Boot and relay the console; see `sevkit.guest.boot.watch`."""
+        return watch(self.spec, self.setting, stdout=stdout, until=until, limit=seconds)
+
+    def summary(self, outcome: Outcome) -> list[str]:
+        """What the guest was found to be, in some lines."""
+        [first, *_] = outcome.reports
+        return [
+            f"{self.manifest.name} {self.manifest.version} ({self.manifest.build_id}) "
+            f"under {self.setting.launch.accelerator}",
+            *report_lines(first, seconds_to_report=outcome.seconds_to_report),
+        ]
+
+    def record(self, outcome: Outcome) -> Mapping[str, object]:
+        """The same for programs: plain data that json.dumps() takes."""
+        return {
+            "name": self.manifest.name,
+            "version": self.manifest.version,
+            "build_id": self.manifest.build_id,
+            "accelerator": self.setting.launch.accelerator,
+            "memory_mib": self.spec.memory_mib,
+            "agent": outcome.agent_version,
+            "exit_status": outcome.exit_status,
+            "seconds_to_report": round(outcome.seconds_to_report, 3),
+            "seconds": round(outcome.seconds, 3),
+            "reports": list(outcome.reports),
+        }
+
+
+def spec_of(manifest: Manifest, folder: Path, *, memory: str | None = None) -> GuestSpec:
+    """What the manifest of the image in `folder` says about booting it.
+
+    Raises `RecipeError` for impossible `memory`, `ImageError` for a file that is not as published.
+    """
+    needs = manifest.memory
+    mib = needs.default_mib if memory is None else parse_memory(memory, least_mib=needs.minimum_mib)
+    modes = manifest.possible_modes
+    files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
+    for role, path in files.items():
+        _check_file(path, manifest.files[role].sha256)
+    return GuestSpec(
+        kernel=files["kernel"],
+        initramfs=files.get("initramfs"),
+        firmware=files["firmware"],
+        firmware_is_flash="bios" not in manifest.firmware.loads_as,
+        cmdline=manifest.cmdline,
+        memory_mib=mib,
+        vcpus=manifest.launch.vcpus[0],
+        cpu=manifest.launch.cpus[0],
+        modes=modes,
+        hashed_modes=tuple(mode for mode in modes if manifest.launch.modes[mode].kernel_hashes),
+    )
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"{path} can't be read", why=str(error.strerror)) from error
+    if found != sha256:
+        raise ImageError(
+            f"{path} was changed after it was published",
+            why=f"its SHA-256 is {found}, the manifest says {sha256}",
+            hint=f"sevkit verify {path.parent}",
+        )

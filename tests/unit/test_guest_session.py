@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a boot takes from an image directory, and what it refuses before anything starts."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sevkit.errors import ImageError, RecipeError
+from sevkit.guest.boot import Outcome
+from sevkit.guest.launch import Launch
+from sevkit.guest.session import Session, spec_of
+from sevkit.manifest import Manifest, describe_file, load, text_of, write_sums
+
+ROLES = {"kernel": "vmlinuz", "initramfs": "initramfs", "firmware": "firmware.fd"}
+MODES = ("sev", "sev-es", "sev-snp")
+
+
+def facts(folder: Path, **changes: Any) -> dict[str, Any]:
+    digests = {name: getattr(hashlib, name)(b"").hexdigest() for name in ("sha256", "sha384")}
+    digests["sha512"] = hashlib.sha512(b"").hexdigest()
+    sha256 = digests["sha256"]
+    made: dict[str, Any] = {
+        "manifest_version": 1,
+        "name": "tiny",
+        "version": "1.0.0",
+        "summary": "",
+        "build_id": "0123456789ab",
+        "variant": "production",
+        "architecture": "x86_64",
+        "files": {role: describe_file(folder / name) for role, name in ROLES.items()},
+        "cmdline": "console=ttyS0 panic=-1",
+        "kernel": {
+            "release": "6.12.1-sevkit",
+            "version": "6.12.1",
+            "series": None,
+            "patches": (),
+            "moved_hunks": (),
+            "fragments": (),
+            "unmet_wanted": (),
+            "config_sha256": sha256,
+            "compiler": "gcc",
+        },
+        "initramfs": {
+            "placement": "separate",
+            "compression": "none",
+            "level": 0,
+            "compressor": "",
+            "size": 0,
+            "sha256": sha256,
+            "archive_size": 0,
+            "archive_sha256": sha256,
+            "paths": 1,
+            "packages": (),
+        },
+        "agent": {
+            "name": "a",
+            "path": "/init",
+            "size": 0,
+            "sha256": sha256,
+            "format": "elf",
+            "licence": None,
+        },
+        "firmware": {
+            "size": 0,
+            **digests,
+            "sec_bits": 64,
+            "has_variable_store": False,
+            "loads_as": ("bios", "pflash"),
+            "problems": {},
+            "kernel_hashes": None,
+            "verifies_kernel_hashes": None,
+            "table": (),
+            "metadata": None,
+        },
+        "sources": (),
+        "toolchain": {},
+        "launch": {
+            "modes": {
+                mode: {
+                    "asked": mode != "sev-es",
+                    "possible": mode != "sev-snp",
+                    "problems": (),
+                    "kernel_hashes": mode == "sev",
+                    "host_kernel": "6.11",
+                    "guest_kernel": "5.19",
+                    "qemu": "9.1",
+                    "qemu_kernel_hashes": "9.1",
+                }
+                for mode in MODES
+            },
+            "vcpus": (2, 4),
+            "cpus": ("EPYC-Milan", "EPYC-Genoa"),
+        },
+        "constraints": {},
+        "memory": {
+            "minimum_mib": 200,
+            "default_mib": 512,
+            "kernel_bytes": 1,
+            "swiotlb": {
+                "fixed_bytes": None,
+                "percent": 6,
+                "least_mib": 64,
+                "most_mib": 1024,
+                "slot_bytes": 2048,
+            },
+        },
+    }
+    return made | changes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The files of an image, without a manifest yet."""
+    image = tmp_path / "image"
+    image.mkdir()
+    for name in ROLES.values():
+        (image / name).write_text(name)
+    return image
+
+
+def published(folder: Path, **changes: Any) -> Manifest:
+    manifest = Manifest.model_validate(facts(folder, **changes))
+    (folder / "manifest.json").write_text(text_of(manifest))
+    write_sums(folder)
+    return load(folder)
+
+
+def test_a_guest_is_what_the_manifest_says(folder: Path) -> None:
+    spec = spec_of(published(folder), folder)
+    assert (spec.kernel, spec.initramfs) == (folder / "vmlinuz", folder / "initramfs")
+    assert (spec.firmware, spec.firmware_is_flash) == (folder / "firmware.fd", False)
+    assert spec.cmdline == "console=ttyS0 panic=-1"
+    assert (spec.memory_mib, spec.vcpus, spec.cpu) == (512, 2, "EPYC-Milan")
+    assert (spec.modes, spec.hashed_modes) == (("sev",), ("sev",))
+
+
+def test_a_builtin_initramfs_and_a_flash_firmware_are_seen(folder: Path) -> None:
+    all_facts = facts(folder)
+    files = {role: file for role, file in all_facts["files"].items() if role != "initramfs"}
+    firmware = {**all_facts["firmware"], "loads_as": ("pflash",)}
+    spec = spec_of(published(folder, files=files, firmware=firmware), folder)
+    assert spec.initramfs is None
+    assert spec.firmware_is_flash
+
+
+def test_memory_is_at_least_what_the_manifest_asks_for(folder: Path) -> None:
+    manifest = published(folder)
+    assert spec_of(manifest, folder, memory="200M").memory_mib == 200
+    with pytest.raises(RecipeError, match="needs 200 MiB"):
+        spec_of(manifest, folder, memory="199M")
+
+
+@pytest.mark.parametrize("name", ROLES.values())
+def test_a_file_that_is_not_as_published_is_not_booted(folder: Path, name: str) -> None:
+    manifest = published(folder)
+    (folder / name).write_text("changed")
+    with pytest.raises(ImageError, match=f"{name} was changed after it was published"):
+        spec_of(manifest, folder)
+    (folder / name).unlink()
+    with pytest.raises(ImageError, match=f"{name} can't be read"):
+        spec_of(manifest, folder)
+
+
+@pytest.mark.boots
+def test_a_session_says_how_the_guest_runs_and_what_became_of_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    published(folder, variant="debug")
+    session = Session.of_image(folder, cache=tmp_path, accel="tcg", rootfs=Path())
+    assert session.setting.launch == Launch("tcg")
+    assert session.setting.rootfs == Path.cwd()
+    assert session.remarks() == ["this is a debug image: not for production"]
+    outcome = Outcome(0, ({"kernel": "6.12"},), "0.1.0", 1.23456, 2.0)
+    assert session.summary(outcome)[:2] == [
+        "tiny 1.0.0 (0123456789ab) under tcg",
+        "kernel          6.12",
+    ]
+    record = session.record(outcome)
+    assert (record["accelerator"], record["memory_mib"]) == ("tcg", 512)
+    assert (record["seconds_to_report"], record["reports"]) == (1.235, [{"kernel": "6.12"}])
