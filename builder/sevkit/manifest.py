@@ -151,8 +151,6 @@ class Firmware(Part):
 
     size: Bytes
     sha256: Sha256
-    sha384: Sha384
-    sha512: Sha512
     sec_bits: Annotated[Literal[32, 64] | None, Field(description="Width of its first code.")]
     has_variable_store: bool
     loads_as: Annotated[tuple[Loader, ...], Field(description="How QEMU takes it.")]
@@ -399,7 +397,7 @@ def _parsed(raw: bytes, path: Path) -> Manifest:
             hint="get it again",
         ) from error
     version = head.get("manifest_version") if isinstance(head, dict) else None
-    if version != MANIFEST_VERSION:
+    if version is True or version != MANIFEST_VERSION:
         raise ImageError(
             f"{path} has manifest_version {version}, and this sevkit reads {MANIFEST_VERSION}",
             hint="use the sevkit that built it, or a newer one",
@@ -423,9 +421,10 @@ def _read_sums(folder: Path) -> dict[str, str]:
     """File name → SHA-256. Raises `ImageError` for a file that is not as sha256sum(1) writes it."""
     path = folder / SUMS
     sums: dict[str, str] = {}
-    for number, line in enumerate(_read(path).decode("utf-8", "replace").splitlines(), 1):
+    *lines, rest = _read(path).decode("ascii", "replace").split("\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, 1):
         match = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)", line)
-        if match is None or match[2] in sums:
+        if match is None or match[2] in sums or number > len(lines):
             raise ImageError(f"{path}:{number} is no line of sha256sum", hint="get it again")
         sums[match[2]] = match[1]
     return sums
