@@ -46,7 +46,13 @@ class KernelQuestions:
     def edit(self) -> str | None:
         """Let the user edit in menus; what changed as a fragment, None when nothing did."""
         before = self.config.read_bytes()
-        make = ["make", "-C", self.tree, f"O={self.config.parent}", *kconfig.MAKE_VARIABLES]
+        make: list[str | Path] = [
+            "make",
+            "-C",
+            self.tree,
+            f"O={self.config.parent}",
+            *kconfig.MAKE_VARIABLES,
+        ]
         self.run.interactively([*make, "menuconfig"], cwd=self.run.work, reading=[self.tree])
         if self.config.read_bytes() == before:
             return None

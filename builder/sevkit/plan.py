@@ -5,6 +5,8 @@ Planning reads the project's files and asks host tools for their versions; it ne
 network and writes nothing.
 """
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
-from sevkit.store import list_tree, sha256_of, tree_digest
+from sevkit.store import NOT_SOURCES, list_local, sha256_of, tree_digest
 
 Pins = Mapping[str, Sequence[Pin]]
 """Per request (a source's name, or a group of packages) the files that it resolved to."""
@@ -122,12 +124,13 @@ class _Planner:
     def local(self, path: Path) -> str:
         try:
             if path.is_dir():
-                reference = f"tree:{tree_digest(list_tree(path))}"
+                reference = f"tree:{tree_digest(list_local(path))}"
             else:
                 reference = f"blob:{sha256_of(path)}"
         except OSError as error:
             raise RecipeError(f"{error.filename or path}: {error.strerror}") from error
         self.local_paths[reference] = path
+        self.library.observed.update([path, *_inside(path)])
         return reference
 
     def stage(self, name: str) -> str:
@@ -160,7 +163,15 @@ class _Planner:
     def tool(self, name: str) -> str:
         if name not in self.versions:
             self.versions[name] = tool_version(name)
+            if found := shutil.which(name):
+                self.library.observed.update([Path(found), Path(found).resolve()])
         return self.versions[name]
+
+
+def _inside(path: Path) -> Iterator[Path]:
+    for folder, folder_names, file_names in os.walk(path):
+        folder_names[:] = [name for name in folder_names if name not in NOT_SOURCES]
+        yield from (Path(folder, name) for name in [*folder_names, *file_names])
 
 
 def tool_version(name: str) -> str:

@@ -24,7 +24,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -32,7 +32,9 @@ from typing import IO
 from sevkit.errors import HostError, ImageError, SevkitError
 from sevkit.stage import Json, Stage, canonical_json
 
-_CHUNK = 1 << 20
+NOT_SOURCES = frozenset({".git", "__pycache__", "build"})
+"""Folders of a project that hold products or history, and so are no input of a stage."""
+
 _FSYNC_EACH_UP_TO = 64
 
 
@@ -50,14 +52,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def list_tree(root: Path) -> list[dict[str, Json]]:
+def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, Json]]:
     """Every path below `root`, sorted: type, executable bit, size, SHA-256 or link target.
 
-    Raises `ImageError` for anything but files, folders and symbolic links.
+    Folders called as in `leave_out` are passed over. Raises `ImageError` for anything but files,
+    folders and symbolic links.
     """
     rows: list[dict[str, Json]] = []
     files: list[tuple[int, Path]] = []
     for folder, folder_names, file_names in os.walk(root):
+        folder_names[:] = [name for name in folder_names if name not in leave_out]
         for name in [*folder_names, *file_names]:
             path = Path(folder, name)
             status = path.lstat()
@@ -79,6 +83,11 @@ def list_tree(root: Path) -> list[dict[str, Json]]:
         ):
             rows[index]["sha256"] = digest
     return sorted(rows, key=lambda row: str(row["path"]))
+
+
+def list_local(root: Path) -> list[dict[str, Json]]:
+    """`list_tree` of a project's folder, without what tools leave in it."""
+    return list_tree(root, leave_out=NOT_SOURCES)
 
 
 def tree_digest(rows: list[dict[str, Json]]) -> str:
@@ -185,7 +194,7 @@ class Store:
                         raise changed
                     self.add_blob(scratch / "file", reference)
             return
-        rows = list_tree(path)
+        rows = list_local(path)
         if tree_digest(rows) != digest:
             raise changed
         for row in rows:

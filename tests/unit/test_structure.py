@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "builder"
-CRAFTS = {"archive", "compress", "contents", "cpio", "elf", "kconfig", "ovmf", "patches"}
+CRAFTS = {
+    "archive",
+    "compress",
+    "contents",
+    "copyright",
+    "cpio",
+    "elf",
+    "kconfig",
+    "loader",
+    "ovmf",
+    "patches",
+}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -27,8 +38,8 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_nobody_imports_the_command_line(path: Path) -> None:
-    if name_of(path) != "sevkit.__main__":
-        assert "sevkit.cli" not in imports(path)
+    if "cli" not in path.parts and name_of(path) != "sevkit.__main__":
+        assert not {name for name in imports(path) if name.startswith("sevkit.cli")}
 
 
 @pytest.mark.parametrize("craft", sorted(CRAFTS))
@@ -57,7 +68,7 @@ def test_only_sources_reach_for_the_network() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_only_the_command_line_prints_or_exits(path: Path) -> None:
-    if name_of(path) in ("sevkit.cli", "sevkit.__main__", "sevkit.listeners"):
+    if "cli" in path.parts or name_of(path) in ("sevkit.__main__", "sevkit.listeners"):
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 @build_options
 @click.pass_obj
-def build(place: Place, words: tuple[str, ...], dry_run: bool, **flags: Any) -> int:
+def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) -> int:
     """Build images, or single stages of them.
 
     Without a name: sev-guest. With NAME=VALUE a variable of the recipe is set.
@@ -119,7 +119,7 @@ def check(place: Place, words: tuple[str, ...], kernel: bool) -> None:
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @build_options
 @click.pass_obj
-def fetch(place: Place, words: tuple[str, ...], **flags: Any) -> None:
+def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
     """Bring every source into the store, so that `build --offline` can go on from there."""
     targets, overrides = split_words(words)
     options = BuildOptions(**flags)

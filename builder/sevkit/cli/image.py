@@ -3,16 +3,16 @@
 
 import json
 import os
-import sys
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from sevkit.cli.common import Place, main, shown
 
 if TYPE_CHECKING:
-    from sevkit.guest.conversation import Report
+    from sevkit.guest.launch import Accelerator
 
 
 @main.command()
@@ -70,7 +70,12 @@ def verify(place: Place, image: str) -> int:
     type=click.Choice(["sev-snp", "sev-es", "sev", "kvm", "tcg"]),
     help="How to run it (default: the best that works here).",
 )
-@click.option("--json", "as_json", is_flag=True, help="The agent's reports as JSON on stderr.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="What the guest reported as JSON: on stderr when there is a COMMAND.",
+)
 @click.option("--console", is_flag=True, help="Only show the console: for a foreign /init.")
 @click.option("--until", metavar="TEXT", help="With --console: stop once TEXT appeared.")
 @click.option("--timeout", type=float, help="With --console: seconds to wait for the end.")
@@ -82,7 +87,7 @@ def boot(
     command: tuple[str, ...],
     rootfs: Path | None,
     memory: str | None,
-    accel: str | None,
+    accel: "Accelerator | None",
     as_json: bool,
     console: bool,
     until: str | None,
@@ -111,19 +116,32 @@ def boot(
     for line in session.remarks():
         click.echo(f"sevkit: {line}", err=True)
     if console:
-        session.watch(sys.stdout.buffer, until=until, seconds=timeout)
+        session.watch(_raw(1), until=until, seconds=timeout)
         return 0
-    reports: list[Report] = []
     outcome = session.run(
         list(command),
-        stdout=sys.stdout.buffer,
-        stderr=sys.stderr.buffer,
-        stdin=None if not command or sys.stdin.isatty() else sys.stdin.fileno(),
-        on_report=reports.append,
+        stdout=_raw(1),
+        stderr=_raw(2),
+        stdin=_piped_input() if command else None,
     )
     if as_json:
-        click.echo(json.dumps({"seconds_to_report": outcome.seconds_to_report, "reports": reports}))
+        click.echo(json.dumps(session.record(outcome), indent=2), err=bool(command))
     elif not command:
         for line in session.summary(outcome):
             click.echo(line)
     return outcome.exit_status
+
+
+def _raw(descriptor: int) -> BinaryIO:
+    """A stream of ours, unbuffered: what the guest says is passed on at once, or an error."""
+    return open(descriptor, "wb", buffering=0, closefd=False)
+
+
+def _piped_input() -> int | None:
+    """Standard input unless it is a terminal, closed, or /dev/null."""
+    try:
+        status = os.fstat(0)
+    except OSError:
+        return None
+    is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == Path(os.devnull).stat().st_rdev
+    return None if is_null or os.isatty(0) else 0

@@ -56,6 +56,7 @@ class Apt:
     def __init__(self, folder: Path):
         self._folder = folder
         self._updated: set[str | None] = set()
+        self._seen: dict[str, _Row] = {}
         self._lock = threading.Lock()
 
     def resolve(self, request: object) -> Sequence[Pin]:
@@ -85,12 +86,13 @@ class Apt:
         Raises `SourceGoneError` when the mirror has this version no more.
         """
         suite = pin.origin.get("suite") or None
+        digest = pin.reference.partition(":")[2]
         wanted = self._request_for(pin)
         with self._state(suite) as state:
-            row = self._find(state, wanted, pin)
+            row = self._seen.get(digest) or self._find(state, wanted, digest)
             if row is None and suite not in self._updated:
                 self._update(state, suite)
-                row = self._find(state, wanted, pin)
+                row = self._find(state, wanted, digest)
             if row is None:
                 raise SourceGoneError(f"{pin.name} has left the mirror", hint="sevkit update")
             options = state.options
@@ -102,9 +104,8 @@ class Apt:
             return ["source", "--download-only", name]
         return ["download", _versioned(pin.origin["package"], pin.origin["version"])]
 
-    def _find(self, state: "_State", wanted: Sequence[str], pin: Pin) -> _Row | None:
+    def _find(self, state: "_State", wanted: Sequence[str], digest: str) -> _Row | None:
         rows, _ = state.list_uris(wanted)
-        digest = pin.reference.partition(":")[2]
         return next((row for row in rows if row.sha256 == digest), None)
 
     def _download(
@@ -152,6 +153,7 @@ class Apt:
                 self._update(state, suite)
             rows, said = state.list_uris(wanted)
             if rows:
+                self._seen |= {row.sha256: row for row in rows}
                 return rows
             if _MISSING.search(said) or "not found" in said:
                 raise self._unknown(state, names, suite, said)
@@ -226,8 +228,8 @@ class _State:
             "Dir::State::status": folder / "status",
             "Dir::Cache": folder / "cache",
             "Dir::Cache::archives": folder / "cache" / "archives",
-            "Dir::Cache::pkgcache": "",
-            "Dir::Cache::srcpkgcache": "",
+            "Dir::Cache::pkgcache": "pkgcache.bin",
+            "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
             "Dir::Etc::SourceList": listing,
             "Dir::Etc::SourceParts": "/dev/null",
             "APT::Sandbox::User": "",
