@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest: all that a container runtime must know of an image, and the proof of its bytes.
+"""The manifest of an image directory: written, read back, and held against the directory's bytes.
 
 One text form: keys sorted, two spaces, a newline at the end, so equal facts are equal bytes and an
-edit shows. It holds no time of day, path or host. Reads and checks images, never repairs one.
+edit shows. Checks images, never repairs one.
 """
 
 import hashlib
@@ -12,310 +12,34 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from sevkit.errors import ImageError
-from sevkit.ovmf import Loader, Mode
+from sevkit.manifest_shape import MANIFEST_VERSION, File, Manifest, Role
 
-MANIFEST_VERSION = 1
+__all__ = [
+    "MANIFEST",
+    "SUMS",
+    "File",
+    "Manifest",
+    "Role",
+    "describe_file",
+    "explained",
+    "load",
+    "schema",
+    "text_of",
+    "verify",
+    "write_sums",
+]
+
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 LIMIT_BYTES = 8 << 20
 SCHEMA_ID = "urn:sevkit:manifest:1"
 
 _CHUNK = 1 << 20
-
-Role = Literal["kernel", "initramfs", "firmware", "config", "contents"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Sha384 = Annotated[str, Field(pattern=r"^[0-9a-f]{96}$")]
-Sha512 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-Bytes = Annotated[int, Field(ge=0)]
-Mib = Annotated[int, Field(gt=0)]
-Release = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)?$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Part(BaseModel):
-    """An object of a manifest: frozen, every key present, no other key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class File(Part):
-    """A file of the image directory."""
-
-    path: Annotated[FileName, Field(description="Name in the image directory.")]
-    size: Annotated[Bytes, Field(description="Bytes.")]
-    sha256: Sha256
-    sha384: Sha384
-    sha512: Sha512
-
-
-class Patch(Part):
-    """A patch that the kernel's source got."""
-
-    name: str
-    sha256: Sha256
-    description: str
-    forwarded: Annotated[str, Field(description="Where it was sent or came from (DEP-3).")]
-    files: tuple[str, ...]
-
-
-class Kernel(Part):
-    """The kernel in `files.kernel`."""
-
-    release: Annotated[str, Field(description="What uname -r says.")]
-    version: Annotated[str, Field(description="Of the source.")]
-    series: Annotated[str | None, Field(description="The patch series; null without any.")]
-    patches: tuple[Patch, ...]
-    moved_hunks: Annotated[
-        tuple[str, ...], Field(description="Hunks that applied at another line than they name.")
-    ]
-    fragments: tuple[str, ...]
-    unmet_wanted: Annotated[
-        tuple[str, ...], Field(description="Options that were wanted and this version has not.")
-    ]
-    config_sha256: Sha256
-    compiler: str
-
-
-class Package(Part):
-    """A distribution package that something in the initramfs comes from."""
-
-    name: str
-    version: str
-    source: str
-    licence: str
-    other_licences: tuple[str, ...]
-    bytes: Annotated[Bytes, Field(description="Of its files in the initramfs.")]
-
-
-class Initramfs(Part):
-    """The root file system; contents.json accounts for every path of it."""
-
-    placement: Annotated[
-        Literal["separate", "builtin"],
-        Field(description="A file of its own, or linked into the kernel: then load no initrd."),
-    ]
-    compression: str
-    level: int
-    compressor: str
-    size: Annotated[Bytes, Field(description="Bytes, compressed.")]
-    sha256: Annotated[Sha256, Field(description="Of the compressed archive.")]
-    archive_size: Annotated[Bytes, Field(description="Bytes, not compressed.")]
-    archive_sha256: Sha256
-    paths: Annotated[int, Field(ge=1)]
-    packages: tuple[Package, ...]
-
-
-class Agent(Part):
-    """The program that runs as process 1."""
-
-    name: str
-    path: Annotated[str, Field(description="In the guest.")]
-    size: Bytes
-    sha256: Sha256
-    format: str
-    licence: str | None
-
-
-class TableEntry(Part):
-    """An entry of the firmware's GUIDed table."""
-
-    guid: str
-    name: Annotated[str, Field(description="Empty for one that sevkit does not know.")]
-    data: Annotated[str, Field(description="Hex.")]
-
-
-class MetadataSection(Part):
-    """A range of guest memory that an SNP launch prepares."""
-
-    type: int
-    name: str
-    base: int
-    size: int
-
-
-class KernelHashes(Part):
-    """Where the host may put the hashes of kernel, initramfs and command line."""
-
-    base: int
-    size: int
-    for_snp: Annotated[bool, Field(description="Whether an SNP launch has the place too.")]
-
-
-class Firmware(Part):
-    """What the firmware in `files.firmware` says of itself."""
-
-    size: Bytes
-    sha256: Sha256
-    sec_bits: Annotated[Literal[32, 64] | None, Field(description="Width of its first code.")]
-    has_variable_store: bool
-    loads_as: Annotated[tuple[Loader, ...], Field(description="How QEMU takes it.")]
-    problems: Annotated[
-        Mapping[Mode, tuple[str, ...]], Field(description="Why it can't be launched in a mode.")
-    ]
-    kernel_hashes: Annotated[
-        KernelHashes | None, Field(description="Null: nothing but the firmware is measured.")
-    ]
-    verifies_kernel_hashes: Annotated[
-        bool | None,
-        Field(
-            description="Whether it was shown to refuse what does not fit the hashes. Null: nobody "
-            "has shown it. Boot is measured only where this is true."
-        ),
-    ]
-    table: tuple[TableEntry, ...]
-    metadata: tuple[MetadataSection, ...] | None
-
-
-class Source(Part):
-    """Something that was fetched for the build."""
-
-    source: Annotated[str, Field(description="Name in the recipe, or debs:<group>.")]
-    reference: Annotated[
-        str,
-        Field(
-            pattern=r"^((blob|tree):[0-9a-f]{64}|git:[0-9a-f]{40})$",
-            description="SHA-256 of a file or folder listing, or a git commit.",
-        ),
-    ]
-    name: str
-    size: Bytes | None
-    origin: Annotated[
-        Mapping[str, str],
-        Field(description="Kind; package, version and suite, or addresses, or commit."),
-    ]
-
-
-class ModeFacts(Part):
-    """Whether and from which versions on the image can be launched in a mode."""
-
-    asked: Annotated[bool, Field(description="Whether the recipe asks for it.")]
-    possible: bool
-    problems: Annotated[tuple[str, ...], Field(description="Why it is not possible.")]
-    kernel_hashes: Annotated[
-        bool, Field(description="Whether the firmware has the place for hashes in this mode.")
-    ]
-    host_kernel: Annotated[Release, Field(description="The first that can.")]
-    guest_kernel: Annotated[Release, Field(description="The first that can.")]
-    qemu: Annotated[Release, Field(description="The first that can.")]
-    qemu_kernel_hashes: Annotated[
-        Release, Field(description="The first that measures kernel, initramfs and command line.")
-    ]
-
-
-class Launch(Part):
-    """The launches that the image is meant for."""
-
-    modes: Mapping[Mode, ModeFacts]
-    vcpus: tuple[Annotated[int, Field(ge=1)], ...]
-    cpus: tuple[str, ...]
-
-
-class Virtio(Part):
-    """How every virtio device must be offered."""
-
-    iommu_platform: Annotated[
-        Literal[True], Field(description="VIRTIO_F_ACCESS_PLATFORM: through bounce buffers.")
-    ] = True
-    disable_legacy: Annotated[
-        Literal[True], Field(description="The legacy interface can't offer it.")
-    ] = True
-
-
-class Constraints(Part):
-    """What a runtime must keep to, because the guest's memory is encrypted."""
-
-    dax: Annotated[
-        Literal[False], Field(description="Memory is encrypted by copying: no DAX, no pmem.")
-    ] = False
-    ksm: Annotated[
-        Literal[False], Field(description="Equal pages differ once encrypted: nothing to merge.")
-    ] = False
-    templating: Annotated[
-        Literal[False], Field(description="Memory of one guest can't be read by another's key.")
-    ] = False
-    cloning: Annotated[Literal[False], Field(description="As templating; nor by snapshot.")] = False
-    memory_hotplug: Annotated[
-        Literal[False], Field(description="Only memory that was there at launch is encrypted.")
-    ] = False
-    virtio: Virtio = Virtio()
-
-
-class SwiotlbRule(Part):
-    """The size of the bounce buffers, which come out of the guest's memory."""
-
-    fixed_bytes: Annotated[
-        Bytes | None, Field(description="What the command line says; null: a share of memory.")
-    ]
-    percent: int
-    least_mib: Mib
-    most_mib: Mib
-    slot_bytes: int
-
-
-class Memory(Part):
-    """What the guest needs, in MiB."""
-
-    minimum_mib: Annotated[Mib, Field(description="It does not boot reliably with less.")]
-    default_mib: Annotated[Mib, Field(description="When nobody says: with room for a workload.")]
-    kernel_bytes: Annotated[Bytes, Field(description="What the kernel needs to unpack itself.")]
-    swiotlb: SwiotlbRule
-
-
-class Manifest(Part):
-    """All that a container runtime must know of an image."""
-
-    manifest_version: Literal[1]
-    name: str
-    version: str
-    summary: str
-    build_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    variant: Annotated[
-        Literal["production", "debug"], Field(description="A debug image is not for production.")
-    ]
-    architecture: Literal["x86_64"]
-    files: Annotated[
-        Mapping[Role, File], Field(description="No initramfs when it is linked into the kernel.")
-    ]
-    cmdline: Annotated[str, Field(description="The exact kernel command line.")]
-    kernel: Kernel
-    initramfs: Initramfs
-    agent: Agent
-    firmware: Firmware
-    sources: tuple[Source, ...]
-    toolchain: Annotated[Mapping[str, str], Field(description="Tool → what its --version says.")]
-    launch: Launch
-    constraints: Constraints
-    memory: Memory
-
-    @property
-    def is_debug(self) -> bool:
-        """Whether the image is not for production."""
-        return self.variant == "debug"
-
-    @property
-    def possible_modes(self) -> tuple[Mode, ...]:
-        """The modes that the recipe asks for and the image can be launched in."""
-        modes = self.launch.modes
-        return tuple(mode for mode in modes if modes[mode].asked and modes[mode].possible)
-
-    def remarks(self) -> list[str]:
-        """What was asked for and is not possible, and what is not proven, a line each."""
-        lines = [
-            f"{mode} is not possible: {problem}"
-            for mode, facts in self.launch.modes.items()
-            if facts.asked
-            for problem in facts.problems
-        ]
-        if self.firmware.kernel_hashes is None:
-            lines.append("the firmware takes no hashes: kernel and initramfs are not measured")
-        elif not self.firmware.verifies_kernel_hashes:
-            lines.append("nobody has shown that the firmware checks the hashes it is given")
-        return lines
 
 
 def schema() -> dict[str, Any]:
@@ -355,12 +79,17 @@ def load(folder: Path) -> Manifest:
     one text form, or not what SHA256SUMS says.
     """
     path = folder / MANIFEST
+    manifest = _read_manifest(path)
+    if _read_sums(folder).get(MANIFEST) != hashlib.sha256(text_of(manifest).encode()).hexdigest():
+        raise _edited(path, f"{SUMS} has another digest for it")
+    return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
     raw = _read(path)
     manifest = _parsed(raw, path)
     if text_of(manifest).encode() != raw:
         raise _edited(path, "its text is not as sevkit writes it")
-    if _read_sums(folder).get(MANIFEST) != hashlib.sha256(raw).hexdigest():
-        raise _edited(path, f"{SUMS} has another digest for it")
     return manifest
 
 
@@ -441,22 +170,26 @@ def verify(folder: Path) -> list[str]:
             present = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
     except OSError as error:
         raise ImageError(f"{folder} can't be read", why=str(error.strerror)) from error
-    differences = []
+    files = {name for name, mode in present.items() if stat.S_ISREG(mode)}
+    differences: list[str] = []
     stated: dict[str, File] = {}
     sums: dict[str, str] = {}
     try:
-        sums = _read_sums(folder)
-        manifest = load(folder)
-        stated = {file.path: file for file in manifest.files.values()}
+        if SUMS in files:
+            sums = _read_sums(folder)
+        if MANIFEST in files:
+            manifest = _read_manifest(folder / MANIFEST)
+            stated = {file.path: file for file in manifest.files.values()}
     except ImageError as error:
         differences.append(": ".join([error.what, *error.why.splitlines()]))
     expected = {MANIFEST, SUMS, *stated, *sums}
     for name in sorted(expected | present.keys()):
-        if name not in expected:
-            differences.append(f"{_printable(name)}: does not belong to the image")
-        elif name not in present:
+        if name not in present:
             differences.append(f"{name}: is missing")
-        elif not stat.S_ISREG(present[name]):
+        elif name not in expected:
+            if stated or sums:
+                differences.append(f"{_printable(name)}: does not belong to the image")
+        elif name not in files:
             kind = "a symbolic link" if stat.S_ISLNK(present[name]) else "no regular file"
             differences.append(f"{name}: is {kind}, must be a file")
         elif name != SUMS:

@@ -102,8 +102,6 @@ class FirmwareFacts:
 
     size: int
     sha256: str
-    sha384: str
-    sha512: str
     sec_bits: Literal[32, 64] | None
     """Width of the first module's code; None when there is no such module."""
     has_variable_store: bool
@@ -151,8 +149,6 @@ def parse(data: bytes, name: str) -> FirmwareFacts:
     return FirmwareFacts(
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        sha384=hashlib.sha384(data).hexdigest(),
-        sha512=hashlib.sha512(data).hexdigest(),
         sec_bits=bits,
         has_variable_store=any(volume.kind == _VARIABLES for volume in volumes),
         loads_as=loads_as,

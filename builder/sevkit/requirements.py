@@ -78,6 +78,8 @@ def _ordered(version: str) -> tuple[int, int]:
 
 SLOT_BYTES = 2048
 """include/linux/swiotlb.h: IO_TLB_SIZE."""
+_SLOT_STEP = 128
+_DEFAULT_SLOTS = 32768
 SWIOTLB_PERCENT = 6
 SWIOTLB_LEAST_MIB = 64
 SWIOTLB_MOST_MIB = 1024
@@ -108,11 +110,17 @@ class Swiotlb:
 
     @classmethod
     def of_cmdline(cls, cmdline: str) -> "Swiotlb":
-        """As ``swiotlb=`` says (Documentation/admin-guide/kernel-parameters.txt): slots first."""
+        """As ``swiotlb=`` says: a number of slots, then other things.
+
+        Asking for the default is asking for nothing (kernel/dma/swiotlb.c:
+        setup_io_tlb_npages(), swiotlb_adjust_size()).
+        """
         fixed = None
-        for match in re.finditer(r"(?:^|\s)swiotlb=(0x[0-9a-fA-F]+|\d+)", cmdline):
-            slots = int(match[1], 0)
-            fixed = -(-slots // 128) * 128 * SLOT_BYTES if slots else None
+        for match in re.finditer(r"(?:^|\s)swiotlb=(0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", cmdline):
+            number = match[1]
+            base = 16 if number.startswith("0x") else 8 if number.startswith("0") else 10
+            slots = -(-int(number, base) // _SLOT_STEP) * _SLOT_STEP
+            fixed = None if slots in (0, _DEFAULT_SLOTS) else slots * SLOT_BYTES
         return cls(fixed)
 
     def mib(self, memory_mib: int) -> int:
@@ -145,8 +153,8 @@ def minimum_mib(contents: Contents, swiotlb: Swiotlb) -> int:
     bytes_needed = contents.kernel + contents.archive + 2 * contents.unpacked
     needed = -(-bytes_needed // MIB) + WORKING_MIB + FIRMWARE_MIB
     memory = LEAST_MIB
-    while memory - swiotlb.mib(memory) - -(-memory // _PAGE_ACCOUNT) < needed:
-        memory += _STEP_MIB
+    while (lack := needed - memory + swiotlb.mib(memory) + -(-memory // _PAGE_ACCOUNT)) > 0:
+        memory += -(-lack // _STEP_MIB) * _STEP_MIB  # another MiB is never worth more than one
     return memory
 
 

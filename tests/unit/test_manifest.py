@@ -282,6 +282,18 @@ def test_checksums_that_leave_a_file_out_are_a_difference(good: Path) -> None:
     assert "more: in only one of manifest.json and SHA256SUMS" in verify(good)
 
 
+def test_without_checksums_or_manifest_the_other_files_are_still_checked(good: Path) -> None:
+    for lost in ("SHA256SUMS", "manifest.json"):
+        folder = good.parent / lost
+        shutil.copytree(good, folder)
+        (folder / lost).unlink()
+        lines = verify(folder)
+        assert f"{lost}: is missing" in lines
+        assert not any("does not belong" in line for line in lines)
+        (folder / "vmlinuz").write_bytes(b"")
+        assert any(line.startswith("vmlinuz: ") for line in verify(folder))
+
+
 def test_a_folder_that_is_not_there_is_an_error(good: Path) -> None:
     assert verify(good) == []
     with pytest.raises(ImageError, match="can't be read"):

@@ -70,6 +70,9 @@ def test_bounce_buffers_take_a_share_of_memory_within_limits(memory: int, expect
         ("swiotlb=1", 128 * 2048),
         ("noswiotlb=65536", None),
         ("swiotlb=0,force", None),
+        ("swiotlb=32768,force", None),
+        ("swiotlb=0200000", 128 * MIB),
+        ("swiotlb=089", None),
         ("swiotlb=1024 swiotlb=65536", 128 * MIB),
     ],
 )
@@ -91,6 +94,23 @@ def test_the_minimum_holds_all_that_it_must_and_no_step_less_would() -> None:
     assert is_enough(least)
     assert not is_enough(least - 32)
     assert least % 32 == 0
+
+
+def test_absurd_bounce_buffers_take_no_time_to_add_up() -> None:
+    absurd = Swiotlb.of_cmdline(f"swiotlb={10**1900}")
+    assert minimum_mib(SMALL, absurd) > 10**1890
+
+
+def test_the_minimum_is_what_trying_every_step_finds() -> None:
+    for size in range(0, 3000 * MIB, 111 * MIB):
+        held = replace(SMALL, unpacked=size)
+        needed = 25 + 3 + 2 * size // MIB + 64 + 16
+        tried = next(
+            memory
+            for memory in range(128, 1 << 20, 32)
+            if memory - SHARE.mib(memory) - -(-memory // 64) >= needed
+        )
+        assert minimum_mib(held, SHARE) == tried
 
 
 def test_the_minimum_never_falls_when_something_grows() -> None:

@@ -16,17 +16,8 @@ from pydantic import ValidationError
 
 from sevkit import requirements
 from sevkit.errors import BuildError, RecipeError
-from sevkit.manifest import (
-    MANIFEST,
-    MANIFEST_VERSION,
-    Constraints,
-    Manifest,
-    describe_file,
-    explained,
-    text_of,
-    verify,
-    write_sums,
-)
+from sevkit.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
+from sevkit.manifest_shape import MANIFEST_VERSION, Constraints, Manifest
 from sevkit.ovmf import Mode
 from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
