@@ -15,7 +15,7 @@ from sevkit.errors import BuildError, RecipeError
 from sevkit.ovmf import FirmwareFacts, read_firmware
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 1
+VERSION = 2
 
 
 def plan_firmware(planner: Planner) -> Stage:
