@@ -60,6 +60,10 @@ def _some(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _nothing(value: object) -> object:
+    return None if value == "" else value
+
+
 def _guest_path(value: str) -> str:
     parts = value.split("/")
     if not value.startswith("/") or any(part in ("", ".", "..") for part in parts[1:]):
@@ -166,7 +170,8 @@ class Kernel(Part):
     """The kernel: source tree, patch series, config fragments (later ones win), command line."""
 
     source: str
-    patches: str | None = None
+    patches: Annotated[str | None, BeforeValidator(_nothing)] = None
+    """A folder of patches/; ``""`` where the parent names one and this recipe wants none."""
     configs: Annotated[tuple[str, ...], Field(min_length=1)]
     cmdline: tuple[Word, ...] = ()
 

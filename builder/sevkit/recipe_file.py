@@ -238,7 +238,7 @@ class _Draft:
         )
 
     def _check_name(self, at: Dotted, name: Any, find: Any) -> None:
-        if isinstance(name, str):
+        if isinstance(name, str) and name:
             try:
                 find(name)
             except RecipeError as error:
