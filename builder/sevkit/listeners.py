@@ -50,7 +50,7 @@ class PlainLines:
     def __init__(self, stream: TextIO):
         self._stream = stream
         self._lock = threading.Lock()
-        self._tenths: dict[str, int] = {}
+        self._tenths: dict[tuple[str, int], int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -72,12 +72,12 @@ class PlainLines:
                 return summary(event)
             case Notice(text):
                 return f"note: {text}"
-            case TaskProgress(task, done, total, unit, _) if total:
+            case TaskProgress(task, done, total, unit, note) if total:
                 tenth = done * 10 // total
-                if tenth > self._tenths.get(task, 0):
-                    self._tenths[task] = tenth
+                if tenth > self._tenths.get((task, total), 0):
+                    self._tenths[task, total] = tenth
                     amount = f"{done >> 20}/{total >> 20} MiB" if unit == "B" else f"{done}/{total}"
-                    return f"{task}: {tenth * 10} % ({amount})"
+                    return f"{task}: {tenth * 10} % ({amount}) {note}".rstrip()
         return ""
 
 

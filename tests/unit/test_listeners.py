@@ -30,7 +30,7 @@ def test_plain_lines_tell_starts_tenths_notices_and_ends() -> None:
             listener(event)
     lines = stream.getvalue().splitlines()
     assert "fetch linux.deb: 50 % (5/10 MiB)" in lines
-    assert "kernel: 10 % (10/100)" in lines
+    assert "kernel: 10 % (10/100) mm/slub.o" in lines
     assert "note: another build is at it" in lines
     assert "kernel: failed in 3.2 s" in lines
     assert "image: skipped" in lines
@@ -85,3 +85,11 @@ def test_events_from_many_threads_do_not_mix(kind: type[BuildListener]) -> None:
         for thread in threads:
             thread.join()
     assert sum(stream.getvalue().count(f"<{name * 30}>") for name in "abcd") == 200
+
+
+def test_each_part_of_a_task_has_its_own_tenths() -> None:
+    stream = io.StringIO()
+    listener = PlainLines(stream)
+    listener(TaskProgress("kernel", 9_000, 10_000, "", "unpacking"))
+    listener(TaskProgress("kernel", 100, 1000, "", "mm/slub.o"))
+    assert stream.getvalue().splitlines()[1] == "kernel: 10 % (100/1000) mm/slub.o"
