@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of an archive, one after the other, through libarchive.
+
+Only tar, cpio and zip are understood, compressed with gzip, bzip2, xz or zstd: libarchive knows
+formats that read other files of the host (mtree) and filters that start programs (lrzip), and an
+archive must not choose those. Memory stays bounded whatever the archive says. Writes nothing.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sevkit.errors import SourceError
+
+_EOF, _OK, _WARN = 1, 0, -20  # archive.h
+_READ_BYTES = 1 << 18
+_PIPE_BYTES = 1 << 20
+_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_FILTERS = ("gzip", "bzip2", "xz", "zstd")
+_FORMATS = ("tar", "cpio", "zip")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_TAIL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A run of bytes of a file: an archive, or a member of an ar archive."""
+
+    file: Path
+    offset: int
+    size: int
+
+    @classmethod
+    def whole(cls, file: Path) -> "Slice":
+        """All of `file`."""
+        return cls(file, 0, file.stat().st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What an archive says of one path. Names are the bytes of the archive, not yet judged."""
+
+    name: bytes
+    type: int
+    """As in st_mode: `stat.S_IFREG` and its like."""
+    mode: int
+    size: int | None
+    hard_link: bytes | None
+    symlink: bytes | None
+
+
+class Reader:
+    """The entries of one archive, and the data of the entry that was given last."""
+
+    def __init__(self, archive: int, source: "_Feed | _Pump", name: str):
+        self._library = _library()
+        self._archive = archive
+        self._source = source
+        self._name = name
+        self._entry = self._library.archive_entry_new()
+
+    @property
+    def taken(self) -> int:
+        """How many bytes of the archive, as it is on the disk, were read so far."""
+        return self._source.taken
+
+    def __iter__(self) -> Iterator[Entry]:
+        library, archive, entry = self._library, self._archive, self._entry
+        while (answer := library.archive_read_next_header2(archive, entry)) != _EOF:
+            self.check(answer)
+            has_size = library.archive_entry_size_is_set(entry)
+            yield Entry(
+                name=library.archive_entry_pathname(entry) or b"",
+                type=library.archive_entry_filetype(entry),
+                mode=library.archive_entry_perm(entry),
+                size=library.archive_entry_size(entry) if has_size else None,
+                hard_link=library.archive_entry_hardlink(entry),
+                symlink=library.archive_entry_symlink(entry),
+            )
+
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """The data of the current entry as (offset, bytes); holes are left out."""
+        read, archive = self._library.archive_read_data_block, self._archive
+        place, size, offset = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_longlong()
+        while (answer := read(archive, place, size, offset)) != _EOF:
+            self.check(answer)
+            if size.value:
+                yield offset.value, ctypes.string_at(place, size.value)
+
+    def copy(self, descriptor: int) -> None:
+        """Write the data of the current entry to a pipe."""
+        self.check(self._library.archive_read_data_into_fd(self._archive, descriptor))
+
+    def check(self, answer: int) -> None:
+        """Raise `SourceError` unless libarchive's `answer` says that it can go on.
+
+        A warning is no failure: it is given for a name that the user's locale can't show.
+        """
+        if answer not in (_OK, _WARN):
+            message = self._library.archive_error_string(self._archive) or b"it is damaged"
+            raise SourceError(
+                f"{self._name} can't be read as an archive",
+                why=message.decode("utf-8", "replace"),
+                hint="fetch it again, and check where it comes from",
+            )
+
+    def close(self) -> None:
+        """Free what libarchive holds."""
+        self._library.archive_entry_free(self._entry)
+        self._library.archive_read_free(self._archive)
+
+
+@contextlib.contextmanager
+def opened(part: Slice, *, raw: bool = False) -> Iterator[Reader]:
+    """The archive in `part`. With `raw` its one entry is what decompression gives.
+
+    Raises `SourceError` when it is damaged or no archive.
+    """
+    with part.file.open("rb", buffering=0) as file:
+        feed = _Feed(file.fileno(), part)
+        try:
+            with _reading(feed, feed, part.file.name, raw) as reader:
+                yield reader
+        except SourceError:
+            feed.check()
+            raise
+
+
+@contextlib.contextmanager
+def opened_in_parallel(part: Slice) -> Iterator[Reader]:
+    """As `opened`, but decompressed in a thread of its own; checked to the last byte."""
+    with part.file.open("rb") as file:
+        file.seek(part.offset)
+        compressed = file.read(6).startswith(_COMPRESSED)
+    if not compressed:
+        with opened(part) as reader:
+            yield reader
+        return
+    source, sink = os.pipe()
+    pump = _Pump(part, sink)
+    with os.fdopen(source, "rb", buffering=0) as pipe:
+        with contextlib.suppress(OSError):  # an ordinary user may be over the limit: slower
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        feed = _Feed(source, None)
+        pump.start()
+        try:
+            with _reading(feed, pump, part.file.name, raw=False) as reader:
+                yield reader
+            _read_to_end(pipe, part.file.name)
+        except SourceError:
+            if feed.at_end:  # then the cause is why there was no more
+                pump.join()
+                pump.check()
+            feed.check()
+            raise
+        finally:
+            pipe.close()
+            pump.join()
+    pump.check()
+
+
+def _read_to_end(pipe: BinaryIO, name: str) -> None:
+    """Have what follows the archive's end decompressed too, so that its checksum is looked at."""
+    left = _TAIL_BYTES
+    while block := pipe.read(_READ_BYTES):
+        left -= len(block)
+        if left < 0:
+            raise SourceError(f"{name} goes on for more than {_TAIL_BYTES >> 20} MiB after its end")
+
+
+@contextlib.contextmanager
+def _reading(feed: "_Feed", source: "_Feed | _Pump", name: str, raw: bool) -> Iterator[Reader]:
+    library = _library()
+    archive = library.archive_read_new()
+    for one in _FILTERS:
+        getattr(library, f"archive_read_support_filter_{one}")(archive)
+    for one in ("raw",) if raw else _FORMATS:
+        getattr(library, f"archive_read_support_format_{one}")(archive)
+    reader = Reader(archive, source, name)
+    try:
+        library.archive_read_set_seek_callback(archive, feed.seek_callback)
+        reader.check(library.archive_read_open(archive, None, None, feed.read_callback, None))
+        yield reader
+    finally:
+        reader.close()
+
+
+class _Feed:
+    """Gives libarchive the bytes of a slice of a file, or of a pipe up to its end."""
+
+    def __init__(self, descriptor: int, part: Slice | None):
+        from libarchive import ffi
+
+        self._descriptor = descriptor
+        self._part = part
+        self._position = 0
+        self._buffer = ctypes.create_string_buffer(_READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self._trouble: OSError | None = None
+        self.taken = 0
+        self.at_end = False
+        self.read_callback = ffi.READ_CALLBACK(self._read)
+        self.seek_callback = ffi.SEEK_CALLBACK(self._seek if part else 0)
+
+    def _read(self, _archive: object, _context: object, place: Any) -> int:
+        try:
+            count = self._fill()
+        except OSError as error:  # an exception must not pass through C
+            self._trouble = error
+            return -1
+        self._position += count
+        self.taken = max(self.taken, self._position)
+        self.at_end = count == 0
+        place[0] = ctypes.addressof(self._buffer)
+        return count
+
+    def _fill(self) -> int:
+        if self._part is None:
+            return os.readv(self._descriptor, [self._view])
+        room = max(0, min(self._part.size - self._position, _READ_BYTES))
+        place = self._part.offset + self._position
+        return os.preadv(self._descriptor, [self._view[:room]], place)
+
+    def _seek(self, _archive: object, _context: object, offset: int, whence: int) -> int:
+        assert self._part is not None
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._part.size}
+        self._position = min(max(0, start[whence] + offset), self._part.size)
+        return self._position
+
+    def check(self) -> None:
+        """Raise what the system said when it could not read."""
+        if self._trouble is not None:
+            raise self._trouble
+
+
+class _Pump(threading.Thread):
+    """Decompresses a slice of a file into a pipe."""
+
+    def __init__(self, part: Slice, sink: int):
+        super().__init__(name=f"unpack {part.file.name}", daemon=True)
+        self._part = part
+        self._sink = sink
+        self._reader: Reader | None = None
+        self._trouble: Exception | None = None
+
+    @property
+    def taken(self) -> int:
+        """How many compressed bytes were read so far."""
+        return self._reader.taken if self._reader else 0
+
+    def run(self) -> None:
+        """Copy until the end, or until nobody reads any more."""
+        try:
+            with opened(self._part, raw=True) as self._reader:
+                for _ in self._reader:
+                    self._reader.copy(self._sink)
+        except Exception as error:  # for the thread that reads
+            self._trouble = error
+        finally:
+            os.close(self._sink)
+
+    def check(self) -> None:
+        """Raise why decompression ended early."""
+        if self._trouble is not None:
+            raise self._trouble
+
+
+@functools.cache
+def _library() -> Any:
+    """libarchive with the prototypes used here.
+
+    A handle of its own, because libarchive-c's own one writes every warning to the log.
+    """
+    from libarchive import ffi
+
+    library = ctypes.CDLL(ffi.libarchive_path)
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("archive_read_new", pointer, ()),
+        ("archive_read_free", ctypes.c_int, (pointer,)),
+        ("archive_read_set_seek_callback", ctypes.c_int, (pointer, ffi.SEEK_CALLBACK)),
+        (
+            "archive_read_open",
+            ctypes.c_int,
+            (pointer, pointer, pointer, ffi.READ_CALLBACK, pointer),
+        ),
+        ("archive_read_next_header2", ctypes.c_int, (pointer, pointer)),
+        (
+            "archive_read_data_block",
+            ctypes.c_int,
+            (
+                pointer,
+                ctypes.POINTER(pointer),
+                ctypes.POINTER(ctypes.c_size_t),
+                ctypes.POINTER(ctypes.c_longlong),
+            ),
+        ),
+        ("archive_read_data_into_fd", ctypes.c_int, (pointer, ctypes.c_int)),
+        ("archive_error_string", text, (pointer,)),
+        ("archive_entry_new", pointer, ()),
+        ("archive_entry_free", None, (pointer,)),
+        ("archive_entry_pathname", text, (pointer,)),
+        ("archive_entry_hardlink", text, (pointer,)),
+        ("archive_entry_symlink", text, (pointer,)),
+        ("archive_entry_filetype", ctypes.c_uint, (pointer,)),
+        ("archive_entry_perm", ctypes.c_uint, (pointer,)),
+        ("archive_entry_size", ctypes.c_longlong, (pointer,)),
+        ("archive_entry_size_is_set", ctypes.c_int, (pointer,)),
+        *((f"archive_read_support_filter_{name}", ctypes.c_int, (pointer,)) for name in _FILTERS),
+        *(
+            (f"archive_read_support_format_{name}", ctypes.c_int, (pointer,))
+            for name in ("raw", *_FORMATS)
+        ),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
