@@ -172,7 +172,7 @@ class SandboxRunner:
             [f"cd {shlex.quote(str(cwd))} &&", *_assignments(env), shlex.join(command)]
         )
         last = deque[str](maxlen=200)
-        with self._log.open("a", encoding="utf-8", errors="replace") as log:
+        with self._log.open("a", buffering=1, encoding="utf-8", errors="replace") as log:
             log.write(f"$ {shown}\n")
             log.flush()
             status = self._run(full, cwd, environment, lambda line: _tee(line, log, last, on_line))
