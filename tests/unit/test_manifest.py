@@ -4,6 +4,8 @@
 import hashlib
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -160,6 +162,38 @@ def test_a_manifest_cut_anywhere_is_one_error(good: Path) -> None:
         refusal(good)
     (good / "manifest.json").write_bytes(whole)
     load(good)
+
+
+def test_no_mutation_of_a_manifest_is_more_than_one_error(good: Path) -> None:
+    raw, chance = (good / "manifest.json").read_bytes(), random.Random(9)
+    values = list(re.finditer(rb': ("[^"]*"|\d+|null|true|false)', raw))
+    odd = [
+        rb'"\ud800"',
+        b"NaN",
+        b"1e999",
+        b"9" * 40,
+        b"null",
+        b"{}",
+        b"[]",
+        b"1.0",
+        b'"\xed\xa0\x80"',
+    ]
+    refused = 0
+    for _ in range(400):
+        data = bytearray(raw)
+        if chance.random() < 0.5:
+            value = chance.choice(values)
+            data[value.start(1) : value.end(1)] = chance.choice(odd)
+        else:
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        (good / "manifest.json").write_bytes(data)
+        write_sums(good)
+        verify(good)
+        try:
+            load(good)
+        except ImageError:
+            refused += 1
+    assert 100 < refused < 400
 
 
 def test_a_huge_manifest_is_refused_without_being_read(good: Path) -> None:
