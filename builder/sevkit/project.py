@@ -128,6 +128,7 @@ class Project:
         self.run(plan, find_work(plan, self.store, [stage.name]), settings)
         tree = self.store.open(stage.key)
         params, fragments = kernel_config(recipe, self.library)
+        settings.logs.mkdir(parents=True, exist_ok=True)
         with self.store.scratch() as scratch:
             runner = SandboxRunner(
                 title="kconfig",

@@ -40,6 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"sevkit: error: {place}{error.strerror or error}", err=True)
+        return 1
     return status if isinstance(status, int) else 0
 
 
