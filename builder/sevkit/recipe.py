@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe: what to build, as frozen and validated data.
 
-After `recipe_file.load` nothing reads TOML, templates or the environment.
+After `recipe_file.load` nothing reads TOML, templates or the environment. Nothing here does either,
+and nothing here looks at a file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -16,9 +17,17 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainSerializer,
     Tag,
+    WithJsonSchema,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+Dotted = tuple[str, ...]
 Mode = Literal["sev", "sev-es", "sev-snp"]
 Compression = Literal["zstd", "lz4", "gzip", "xz", "none"]
 Cpu = Literal[
@@ -37,67 +46,169 @@ Cpu = Literal[
     "EPYC-Milan-v2",
     "EPYC-Genoa",
     "EPYC-Genoa-v1",
+    "EPYC-Turin",
 ]
-"""The CPU models that QEMU and sev-snp-measure both know."""
+"""The CPU models that QEMU and sev-snp-measure (0.0.13) both know."""
 
 COMMAND_LINE_BYTES = 2047
 """arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE is 2048, its NUL included."""
 
+LIST_LENGTH = 64
+"""Of fragments, modes, numbers of CPUs and CPU models."""
+
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = "[0-9]{1,12} ?(KiB|MiB|GiB|)"
 _LEVELS = {"zstd": (1, 19), "lz4": (1, 12), "gzip": (1, 9), "xz": (0, 9), "none": (0, 0)}
+_PATH_BYTES = 4095
+"""linux/limits.h: PATH_MAX is 4096, its NUL included; a name in it has at most 255."""
+_NOT_ON_A_COMMAND_LINE = ("root", "rootfstype", "rootflags", "init", "rdinit", "initrd")
+
+
+class Table(Mapping[K, V]):
+    """A mapping that can't change and can be hashed."""
+
+    def __init__(self, items: Mapping[K, V]):
+        self._items = dict(items)
+
+    def __getitem__(self, key: K) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return f"Table({self._items!r})"
+
+
+def _sorted(table: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(sorted(table.items()))
 
 
 def _size(value: object) -> object:
     if isinstance(value, str):
-        match = re.fullmatch(r"([0-9]{1,12}) ?(KiB|MiB|GiB|)", value)
+        match = re.fullmatch(_SIZE, value, re.ASCII)
         if match is None:
             raise ValueError('is no size: write bytes, or "14 MiB", "512 KiB"')
-        return int(match[1]) * _UNITS[match[2]]
+        return int(value[: match.start(1)]) * _UNITS[match[1]]
     return value
 
 
 def _some(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _nothing(value: object) -> object:
+def _none(value: object) -> object:
     return None if value == "" else value
 
 
+def _normal(value: str, parts: list[str]) -> bool:
+    return (
+        value.isprintable()
+        and len(value.encode("utf-8", "surrogatepass")) <= _PATH_BYTES
+        and not any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+    )
+
+
 def _guest_path(value: str) -> str:
-    parts = value.split("/")
-    if not value.startswith("/") or any(part in ("", ".", "..") for part in parts[1:]):
-        raise ValueError("is no absolute path in the guest, such as /usr/bin/crun")
+    if not value.startswith("/") or not _normal(value, value.split("/")[1:]):
+        raise ValueError("is no absolute, plain path in the guest, such as /usr/bin/crun")
     return value
 
 
 def _member(value: str) -> str:
-    _guest_path("/" + value.removeprefix("./"))
-    return value.removeprefix("./")
+    plain = value.removeprefix("./")
+    if not _normal(plain, plain.split("/")):
+        raise ValueError("is no plain path inside an archive, such as usr/share/ovmf/OVMF.fd")
+    return plain
 
 
 def _word(value: str) -> str:
-    """A token of the kernel command line; blanks only inside double quotes."""
+    """A token of the kernel command line, as next_arg() in lib/cmdline.c takes them apart."""
     if not value or not value.isascii() or not value.isprintable():
-        raise ValueError("holds something else than printable ASCII")
+        raise ValueError("must be printable ASCII, at least one character")
     if value.count('"') % 2 or " " in re.sub(r'"[^"]*"', "", value):
-        raise ValueError("is more than one token: give each its own string")
-    if value.split("=", maxsplit=1)[0] in ("root", "rootfstype", "init", "rdinit"):
+        raise ValueError("is more than one token: give each its own string, or quote the blanks")
+    if value.removeprefix('"').split("=", maxsplit=1)[0] in _NOT_ON_A_COMMAND_LINE:
         raise ValueError("is not for this kind of guest: the initramfs is the root, its /init runs")
     return value
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}$")]
 Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 DebVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+:~-]*$")]
 Suite = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-GuestPath = Annotated[str, AfterValidator(_guest_path)]
-Member = Annotated[str, AfterValidator(_member)]
-Word = Annotated[str, AfterValidator(_word)]
-Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+GitUrl = Annotated[str, Field(pattern=r"^(https?|ssh|git|file)://[^\s]+$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+GuestPath = Annotated[
+    str, AfterValidator(_guest_path), WithJsonSchema({"type": "string", "pattern": r"^(/[^/]+)+$"})
+]
+Member = Annotated[
+    str,
+    AfterValidator(_member),
+    WithJsonSchema({"type": "string", "pattern": r"^(\./)?[^/]+(/[^/]+)*$"}),
+]
+Word = Annotated[
+    str, AfterValidator(_word), WithJsonSchema({"type": "string", "pattern": r"^[ -~]+$"})
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    Field(gt=0, le=1 << 40),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 1 << 40},
+                {"type": "string", "pattern": f"^{_SIZE}$"},
+            ]
+        }
+    ),
+]
+Urls = Annotated[
+    tuple[Url, ...],
+    BeforeValidator(_some),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^https?://[^\s]+$"},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "string", "pattern": r"^https?://[^\s]+$"},
+                },
+            ]
+        }
+    ),
+]
+Frozen = Annotated[Mapping[K, V], AfterValidator(Table), PlainSerializer(_sorted)]
+
+FORMS: Mapping[str, str] = {
+    "^[0-9a-f]{64}$": "64 lower-case hexadecimal digits",
+    "^[0-9a-f]{40}$": "40 lower-case hexadecimal digits, the whole commit id",
+    "^[a-z0-9][a-z0-9._-]{0,63}$": "a name: lower-case letters, digits, '.', '_', '-', at most 64",
+    "^[A-Za-z][A-Za-z0-9_]{0,63}$": "a variable's name: letters, digits, '_', at most 64",
+    "^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}$": "a version: letters, digits, '.+~_-', at most 64",
+    "^[a-z0-9][a-z0-9+.-]+$": "the name of a Debian package",
+    "^[A-Za-z0-9][A-Za-z0-9.+:~-]*$": "the version of a Debian package",
+    "^[a-z][a-z0-9-]*$": "a suite, such as bookworm or bookworm-backports",
+    r"^https?://[^\s]+$": "an address that starts with https:// or http://",
+    r"^(https?|ssh|git|file)://[^\s]+$": "an address that starts with https://, ssh:// or git://",
+    "^[A-Za-z0-9][A-Za-z0-9._-]*$": "the name of a file",
+}
+"""Each pattern that a value may fail, in words."""
 
 
 class Part(BaseModel):
@@ -105,55 +216,73 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        """What is wrong between values that are right by themselves: (dotted path, what)."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if found := list(self.contradictions()):
+            text = "; ".join(f"{'.'.join(at)} {what}" for at, what in found)
+            raise PydanticCustomError("contradiction", "{text}", {"text": text, "found": found})
+        return self
+
 
 class DebSource(Part):
     """A binary package, through the host's apt configuration."""
 
-    deb: Package
-    suite: Suite | None = None
-    version: DebVersion | None = None
-    member: Member | None = None
+    deb: Annotated[Package, Field(description="The binary package.")]
+    suite: Annotated[Suite | None, Field(description="Take it from this suite.")] = None
+    version: Annotated[DebVersion | None, Field(description="Exactly this version.")] = None
+    member: Annotated[Member | None, Field(description="The file in the package.")] = None
 
 
 class DebSourcePackage(Part):
     """The tarballs of a Debian source package, through the host's apt configuration."""
 
-    deb_src: Annotated[Package, Field(alias="deb-src")]
-    suite: Suite | None = None
-    version: DebVersion | None = None
+    deb_src: Annotated[Package, Field(alias="deb-src", description="The source package.")]
+    suite: Annotated[Suite | None, Field(description="Take it from this suite.")] = None
+    version: Annotated[DebVersion | None, Field(description="Exactly this version.")] = None
 
 
 class UrlSource(Part):
     """A file from the first mirror that has it; the digest decides whether it is the right one."""
 
-    url: Annotated[tuple[Url, ...], BeforeValidator(_some), Field(min_length=1)]
-    sha256: Sha256
-    member: Member | None = None
+    url: Annotated[Urls, Field(description="One address, or several mirrors in order.")]
+    sha256: Annotated[Sha256, Field(description="Its SHA-256, lower-case hexadecimal.")]
+    member: Annotated[Member | None, Field(description="The file in the archive.")] = None
 
 
 class GitSource(Part):
     """The tree of one commit."""
 
-    git: Annotated[str, Field(pattern=r"^(https?|ssh|git|file)://[^\s]+$")]
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    member: Member | None = None
+    git: Annotated[GitUrl, Field(description="The repository.")]
+    commit: Annotated[Commit, Field(description="The whole commit id.")]
+    member: Annotated[Member | None, Field(description="The file in the tree.")] = None
 
 
 class FileSource(Part):
-    """A file or folder beside the recipe that names it."""
+    """A file or folder of this machine."""
 
-    file: Path
-    member: Member | None = None
+    file: Annotated[Path, Field(description="Relative to the recipe file that says it.")]
+    member: Annotated[Member | None, Field(description="The file in the folder or archive.")] = None
 
 
-SOURCE_KINDS = ("deb", "deb-src", "url", "git", "file")
+SOURCE_KINDS: Mapping[str, type[Part]] = {
+    "deb": DebSource,
+    "deb-src": DebSourcePackage,
+    "url": UrlSource,
+    "git": GitSource,
+    "file": FileSource,
+}
 
 
 def _source_kind(value: Any) -> str | None:
+    if isinstance(value, Part):
+        return next((kind for kind, model in SOURCE_KINDS.items() if type(value) is model), None)
     if not isinstance(value, dict):
         return None
-    kinds = [kind for kind in SOURCE_KINDS if kind in value]
-    return kinds[0] if kinds else None
+    return next((kind for kind in SOURCE_KINDS if kind in value), None)
 
 
 Source = Annotated[
@@ -166,90 +295,167 @@ Source = Annotated[
 ]
 
 
-class Kernel(Part):
-    """The kernel: source tree, patch series, config fragments (later ones win), command line."""
+def _twice(key: str, values: tuple[object, ...]) -> Iterator[tuple[Dotted, str]]:
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            yield (key, str(number)), f"{value} is there twice"
 
-    source: str
-    patches: Annotated[str | None, BeforeValidator(_nothing)] = None
-    """A folder of patches/; ``""`` where the parent names one and this recipe wants none."""
-    configs: Annotated[tuple[str, ...], Field(min_length=1)]
-    cmdline: tuple[Word, ...] = ()
+
+class Kernel(Part):
+    """The kernel: source tree, patch series, config fragments, command line."""
+
+    source: Annotated[str, Field(description="The source, of `sources`, that holds the tree.")]
+    patches: Annotated[
+        str | None,
+        BeforeValidator(_none),
+        Field(description="The patch series, a folder in patches/; empty for none."),
+    ] = None
+    configs: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            max_length=LIST_LENGTH,
+            description="Fragments, of kernel-configs/; later ones win.",
+        ),
+    ]
+    cmdline: Annotated[
+        tuple[Word, ...],
+        Field(description="The command line, token by token. It is measured."),
+    ] = ()
+
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        yield from _twice("configs", self.configs)
+        length = len(" ".join(self.cmdline))
+        if length > COMMAND_LINE_BYTES:
+            yield ("cmdline",), f"is {length} bytes, the kernel takes {COMMAND_LINE_BYTES}"
 
 
 class Agent(Part):
     """What becomes `/init`: compiled from `path`, or `member` of `source` taken as it is."""
 
-    path: Path | None = None
-    binary: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
-    debs: tuple[Package, ...] = ("libc6-dev", "linux-libc-dev")
-    source: str | None = None
-    member: Member | None = None
+    path: Annotated[
+        Path | None,
+        Field(description="A folder with a Makefile: beside the recipe, of the project, built in."),
+    ] = None
+    binary: Annotated[
+        FileName | None, Field(description="The program that the Makefile makes.")
+    ] = None
+    debs: Annotated[
+        tuple[Package, ...], Field(description="Packages to compile against, in a sysroot.")
+    ] = ("libc6-dev", "linux-libc-dev")
+    source: Annotated[
+        str | None, Field(description="The source, of `sources`, that holds it ready made.")
+    ] = None
+    member: Annotated[Member | None, Field(description="The file in the source.")] = None
+
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        if self.path is None and self.source is None:
+            yield (), "needs either path (to compile) or source (to take)"
+        elif self.path is not None and self.source is not None:
+            yield ("source",), "does not go with path: an agent is compiled or taken"
+        elif self.path is None:
+            for key in sorted({"binary", "debs"} & self.model_fields_set):
+                yield (key,), "goes with path, not with source"
+        elif self.binary is None:
+            yield ("path",), "needs binary too: what its Makefile makes"
+        if self.path is not None and self.member is not None:
+            yield ("member",), "goes with source, not with path"
 
 
 class Initramfs(Part):
     """The guest's root file system: packages unpacked, binaries taken with their ELF closure."""
 
-    suite: Suite | None = None
-    debs: tuple[Package, ...] = ()
-    binaries: tuple[GuestPath, ...] = ()
-    files: Mapping[GuestPath, Path] = {}
-    compression: Compression = "zstd"
-    level: int | None = None
-    max_size: Size
-    """Bytes, unpacked. A recipe writes ``"14 MiB"``."""
-    placement: Literal["separate", "builtin"] = "separate"
+    suite: Annotated[Suite | None, Field(description="Take the packages from this suite.")] = None
+    debs: Annotated[
+        tuple[Package, ...], Field(description="Packages to unpack; they are never installed.")
+    ] = ()
+    binaries: Annotated[
+        tuple[GuestPath, ...],
+        Field(description="Files of these packages that go in, with all that they load."),
+    ] = ()
+    files: Annotated[
+        Frozen[GuestPath, Path],
+        Field(
+            default_factory=lambda: Table({}),
+            description="Path in the guest → file or folder, relative to the recipe file.",
+        ),
+    ]
+    compression: Annotated[Compression, Field(description="How the archive is packed.")] = "zstd"
+    level: Annotated[
+        int | None,
+        Field(description="zstd 1-19, lz4 1-12, gzip 1-9, xz 0-9. Default: the method's own."),
+    ] = None
+    max_size: Annotated[
+        Size, Field(description='Budget of the unpacked archive: bytes, or "14 MiB".')
+    ]
+    placement: Annotated[
+        Literal["separate", "builtin"],
+        Field(description="A file of its own, or linked into the kernel."),
+    ] = "separate"
+
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        low, high = _LEVELS[self.compression]
+        if self.level is not None and not low <= self.level <= high:
+            range_ = f"{low} to {high}" if high else "it has none"
+            yield ("level",), f"{self.level} is no level of {self.compression}: {range_}"
+        if "/init" in self.files:
+            yield ("files", "/init"), "is the agent's place: see [agent]"
 
 
 class Firmware(Part):
     """The guest firmware, taken from a source as it is."""
 
-    source: str
-    member: Member | None = None
+    source: Annotated[str, Field(description="The source, of `sources`, that holds it.")]
+    member: Annotated[Member | None, Field(description="The file in the source.")] = None
 
 
 class Launch(Part):
     """The launches that the image is meant for: its digests are computed for each of them."""
 
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = ("sev", "sev-es", "sev-snp")
-    vcpus: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=1)] = (1,)
-    cpus: Annotated[tuple[Cpu, ...], Field(min_length=1)] = ("EPYC-Milan",)
+    modes: Annotated[
+        tuple[Mode, ...], Field(min_length=1, max_length=LIST_LENGTH, description="Kinds of SEV.")
+    ] = ("sev", "sev-es", "sev-snp")
+    vcpus: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=512)], ...],
+        Field(min_length=1, max_length=LIST_LENGTH, description="Numbers of virtual CPUs."),
+    ] = (1,)
+    cpus: Annotated[
+        tuple[Cpu, ...],
+        Field(min_length=1, max_length=LIST_LENGTH, description="QEMU's CPU models."),
+    ] = ("EPYC-Milan",)
+
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        yield from _twice("modes", self.modes)
+        yield from _twice("vcpus", self.vcpus)
+        yield from _twice("cpus", self.cpus)
 
 
 class Recipe(Part):
     """One image, fully resolved: templates rendered, parents merged, variables applied."""
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")]
-    name: Name
-    version: Version
-    summary: str = ""
-    debug: bool = False
-    vars: Mapping[str, str] = {}
-    sources: Mapping[Name, Source]
+    schema_version: Annotated[
+        Literal[1], Field(alias="schema", description="The version of this format.")
+    ]
+    name: Annotated[Name, Field(description="Names the image's folder.")]
+    version: Annotated[Version, Field(description="The image's version, the author's to choose.")]
+    summary: Annotated[str, Field(max_length=200, description="One line for people.")] = ""
+    debug: Annotated[
+        bool, Field(description="Marks image, manifest and guest as not for production.")
+    ] = False
+    vars: Annotated[
+        Frozen[VariableName, str],
+        Field(
+            default_factory=lambda: Table({}),
+            description="Variables for templates, set on the command line as NAME=VALUE.",
+        ),
+    ]
+    sources: Annotated[Frozen[Name, Source], Field(description="Where things come from.")]
     kernel: Kernel
     agent: Agent
     initramfs: Initramfs
     firmware: Firmware
     launch: Launch = Launch()
 
-    def contradictions(self) -> list[tuple[tuple[str, ...], str]]:
-        """What is wrong between values that are right by themselves: (dotted path, what)."""
-        found: list[tuple[tuple[str, ...], str]] = []
-        agent = self.agent
-        if (agent.path is None) == (agent.source is None):
-            found.append((("agent",), "needs either path (to compile) or source (to take)"))
-        elif agent.path is not None and agent.binary is None:
-            found.append((("agent", "path"), "needs binary too: what its Makefile makes"))
-        elif agent.path is not None and agent.member is not None:
-            found.append((("agent", "member"), "goes with source, not with path"))
-        line = " ".join(self.kernel.cmdline)
-        if len(line) > COMMAND_LINE_BYTES:
-            what = f"is {len(line)} bytes, the kernel takes {COMMAND_LINE_BYTES}"
-            found.append((("kernel", "cmdline"), what))
-        low, high = _LEVELS[self.initramfs.compression]
-        level = self.initramfs.level
-        if level is not None and not low <= level <= high:
-            what = f"{level} is no level of {self.initramfs.compression}: {low} to {high}"
-            found.append((("initramfs", "level"), what))
-        if "/init" in self.initramfs.files:
-            found.append((("initramfs", "files", "/init"), "is the agent's place: see [agent]"))
-        return found
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        if not self.summary.isprintable():
+            yield ("summary",), "must be one line"

@@ -2,43 +2,28 @@
 """From recipe files to a `Recipe`: read, extend, render, validate; all problems told together.
 
 Merging: tables merge key by key, but `agent`, `firmware` and each of `sources` are replaced whole;
-lists are replaced, and an element "..." stands for the inherited ones.
+lists are replaced, and an element "..." stands for the inherited ones. A name is not inherited.
 """
 
 import json
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sevkit.errors import RecipeError
-from sevkit.library import Library, nearest
-from sevkit.recipe import (
-    SOURCE_KINDS,
-    DebSource,
-    DebSourcePackage,
-    FileSource,
-    GitSource,
-    Recipe,
-    UrlSource,
-)
-from sevkit.template import Templates
-from sevkit.toml_lines import key_lines
+from sevkit.library import Library, is_there, nearest
+from sevkit.recipe import LIST_LENGTH, Dotted, Recipe
+from sevkit.recipe_problems import explained, shown
+from sevkit.recipe_schema import schema
+from sevkit.recipe_tree import Node, dotted, merged, needs_quotes, read_tree
+from sevkit.template import BrokenVariableError, Templates
 
-Dotted = tuple[str, ...]
+__all__ = ["load", "schema"]
 
-_FILE_BYTES = 1 << 20
-_DEPTH = 16
-_MODELS: Mapping[str, type[BaseModel]] = {
-    "deb": DebSource,
-    "deb-src": DebSourcePackage,
-    "url": UrlSource,
-    "git": GitSource,
-    "file": FileSource,
-}
+_CHAIN = 16
+_SCHEMA = 1
+_SHOWN_PROBLEMS = 99
 
 
 def load(name: str, overrides: Mapping[str, str], library: Library) -> Recipe:
@@ -46,292 +31,196 @@ def load(name: str, overrides: Mapping[str, str], library: Library) -> Recipe:
 
     Raises `RecipeError` with every problem: its file, line, dotted key, and what to write instead.
     """
-    draft = _Draft(library)
-    draft.read(name)
-    draft.override(overrides)
-    draft.render()
+    draft = _Draft(library, name)
+    draft.set_variables(overrides)
     draft.locate_files()
     return draft.validate()
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of what a recipe may say once templates are rendered."""
-    made = Recipe.model_json_schema(by_alias=True)
-    made["properties"]["extends"] = {
-        "type": "string",
-        "description": "The recipe that this one builds on; what is not said here is taken from it",
-    }
-    made["required"] = ["schema"]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:sevkit:recipe:1",
-        **made,
-    }
-
-
-@dataclass
 class _Draft:
-    """Merged data, and the file and line that wrote each key."""
+    """The merged tree of a recipe and what was found wrong with it so far."""
 
-    library: Library
-    data: dict[str, Any] = field(default_factory=dict)
-    places: dict[Dotted, tuple[Path, int]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    failed: set[Dotted] = field(default_factory=set)
-    path: Path = field(default_factory=Path)
+    def __init__(self, library: Library, name: str):
+        self._library = library
+        self._problems: list[tuple[int, int, str]] = []
+        self._files: list[Path] = []
+        self._path = library.recipe(name)
+        self._root = self._merged(self._read_chain())
 
-    # --- reading and merging -----------------------------------------------------------------
+    # --- reading and extending -----------------------------------------------------------------
 
-    def read(self, name: str) -> None:
-        """Read the recipe and its parents, and merge them."""
-        chain: list[tuple[Path, dict[str, Any], dict[Dotted, int]]] = []
-        path = self.path = self.library.recipe(name)
+    def _read_chain(self) -> list[Node]:
+        """The file itself, the one that it extends, and so on."""
+        path, chain = self._path, list[Node]()
         while True:
-            if any(path == known for known, _, _ in chain):
-                loop = " → ".join(known.name for known, _, _ in chain)
-                raise RecipeError(
-                    f"{path}: extends: the recipes extend each other: {loop} → {path.name}"
-                )
-            if len(chain) == _DEPTH:
-                raise RecipeError(f"{self.path}: extends: more than {_DEPTH} recipes deep")
-            self.library.observed.add(path)
-            data, lines = _parse(path)
-            chain.append((path, data, lines))
-            parent = data.pop("extends", None)
-            if parent is None:
-                break
-            if not isinstance(parent, str):
-                raise RecipeError(f"{path}:{lines[('extends',)]}: extends: must be a recipe's name")
+            self._files.append(path)
+            root = read_tree(path)
+            chain.append(root)
+            self._check_schema(root)
+            said = root.table.pop("extends", None)
+            if said is None:
+                return chain
+            where = f"{said.path}:{said.line}: extends: "
+            if said.text is None:
+                raise RecipeError(f"{where}must be the name of a recipe, in quotes")
             try:
-                path = self._parent(path, parent)
+                path = self._library.parent(said.text, path)
             except RecipeError as error:
-                where = f"{path}:{lines[('extends',)]}: extends"
-                raise RecipeError(
-                    f"{where}: {error.what}", why=error.why, hint=error.hint
-                ) from None
-        for path, data, lines in reversed(chain):
-            self._merge(data, path, lines)
+                raise RecipeError(f"{where}{error.what}", why=error.why) from None
+            if path in self._files:
+                loop = [*self._files[self._files.index(path) :], path]
+                names = " → ".join(file.name for file in loop)
+                raise RecipeError(f"{where}recipes extend each other in a loop: {names}")
+            if not is_there(path):
+                raise RecipeError(f"{where}there is no {path}")
+            if len(chain) == _CHAIN:
+                raise RecipeError(f"{where}more than {_CHAIN} recipes extend each other")
 
-    def _parent(self, path: Path, name: str) -> Path:
-        if "/" in name or name.endswith(".toml"):
-            return (path.parent / name).resolve()
-        return self.library.recipe(name)
+    def _check_schema(self, root: Node) -> None:
+        said = root.table.get("schema")
+        if said is None:
+            self._problem(root, ("schema",), "is missing: write schema = 1")
+        elif type(said.value) is not int or said.value != _SCHEMA:
+            self._problem(said, ("schema",), f"this sevkit reads recipes of schema = {_SCHEMA}")
+        root.table["schema"] = Node(_SCHEMA, root.path, said.line if said else 1)
 
-    def _merge(self, data: dict[str, Any], path: Path, lines: Mapping[Dotted, int]) -> None:
-        self._merge_table(self.data, data, ())
-        self.places |= {dotted: (path, line) for dotted, line in lines.items()}
+    def _merged(self, chain: list[Node]) -> Node:
+        for parent in chain[1:]:
+            parent.table.pop("name", None)
+        result = Node({}, self._path, 1)
+        for root in reversed(chain):
+            result = merged(result, root, (), self._problem)
+        return result
 
-    def _merge_table(self, old: dict[str, Any], new: Mapping[str, Any], at: Dotted) -> None:
-        for key, value in new.items():
-            here = (*at, key)
-            before = old.get(key)
-            if isinstance(value, dict) and isinstance(before, dict) and not _is_whole(here):
-                self._merge_table(before, value, here)
-                continue
-            for dotted in [d for d in self.places if d[: len(here)] == here]:
-                del self.places[dotted]
-            old[key] = _spliced(before, value)
+    # --- variables and templates -----------------------------------------------------------------
 
-    # --- variables and templates -------------------------------------------------------------
+    def set_variables(self, given: Mapping[str, str]) -> None:
+        """Render every text, with the variables of the recipe and those `given` instead.
 
-    def override(self, overrides: Mapping[str, str]) -> None:
-        """Set variables from the command line. Unknown ones are a problem of the call."""
-        known = self.data.get("vars", {})
-        for name, value in overrides.items():
-            if not isinstance(known, dict) or name not in known:
-                raise RecipeError(
-                    f"{self.path.name} has no variable '{name}'",
-                    hint=nearest(name, known if isinstance(known, dict) else ()),
+        Raises `RecipeError` when one that is given is none of the recipe's.
+        """
+        known = self._root.get("vars") or Node({}, self._path, 1)
+        for name, value in given.items():
+            if name not in known.table:
+                near = nearest(name, known.table) or ": it has none"
+                raise RecipeError(f"{self._path.name} has no variable '{name}'{near}")
+            if not value.isprintable():
+                raise RecipeError(f"{name}={value!r}: must be printable characters")
+        templates = Templates({name: node.text for name, node in known.table.items()}, given)
+        for name, node in known.table.items():
+            if name in templates.values:
+                node.value = templates.values[name]
+            elif isinstance(templates.errors.get(name), BrokenVariableError):
+                node.is_bad = True
+            elif name in templates.errors:
+                self._problem(node, ("vars", name), templates.errors[name].what)
+            else:
+                self._problem(
+                    node, ("vars", name), f"must be text in quotes, not {shown(node.value)}"
                 )
-            known[name] = value
+        self._render(self._root, (), templates)
 
-    def render(self) -> None:
-        """Render every string; `vars` first, which may use each other."""
-        variables = self.data.get("vars", {})
-        if isinstance(variables, dict):
-            templates = Templates({k: v for k, v in variables.items() if isinstance(v, str)})
-            self.data = self._rendered(self.data, (), templates)
-
-    def _rendered(self, value: Any, at: Dotted, templates: Templates) -> Any:
-        if isinstance(value, str):
+    def _render(self, node: Node, at: Dotted, templates: Templates) -> None:
+        if at == ("vars",):
+            return
+        for key, inner in node.table.items():
+            self._render(inner, (*at, key), templates)
+        for number, inner in enumerate(node.items):
+            self._render(inner, (*at, str(number)), templates)
+        if node.text is not None:
             try:
-                if at[:1] == ("vars",) and len(at) == 2:
-                    return templates.variable(at[1])
-                return templates.render(value)
+                node.value = templates.render(node.text)
+            except BrokenVariableError:
+                node.is_bad = True
             except RecipeError as error:
-                self._problem(at, error.what, error.hint)
-                self.failed.add(at)
-                return value
-        if isinstance(value, dict):
-            return {k: self._rendered(v, (*at, k), templates) for k, v in value.items()}
-        if isinstance(value, list):
-            return [self._rendered(v, (*at, str(i)), templates) for i, v in enumerate(value)]
-        return value
+                self._problem(node, at, error.what)
+        elif needs_quotes(node.value):
+            self._problem(node, at, f"{node.value} is neither text in quotes nor a whole number")
 
-    # --- files -------------------------------------------------------------------------------
+    # --- files -----------------------------------------------------------------------------------
 
     def locate_files(self) -> None:
         """Make the paths of local files absolute: relative to the file that wrote them."""
-        for at, table, key in self._paths():
-            written = Path(table[key])
-            beside = self._place(at)[0].parent
+        for at, node in self._local_files():
+            if not node.text:
+                continue
+            beside = node.path.parent
             if at == ("agent", "path"):
-                found = self.library.agent(written, beside)
+                found = self._library.agent(Path(node.text), beside)
+                self._expect(node, at, found, is_there(found, folder=True), "no folder")
             else:
-                found = beside / written
-            if not found.exists():
-                self._problem(at, f"there is no {found}")
-            table[key] = str(found)
+                found = beside / node.text
+                self._library.observed.add(found)
+                self._expect(node, at, found, is_there(found), "no")
+            node.value = str(found)
 
-    def _paths(self) -> Iterator[tuple[Dotted, dict[str, Any], str]]:
-        def strings(table: Any, at: Dotted) -> Iterator[tuple[Dotted, dict[str, Any], str]]:
-            if isinstance(table, dict):
-                for key, value in table.items():
-                    if isinstance(value, str):
-                        yield (*at, key), table, key
+    def _local_files(self) -> Iterator[tuple[Dotted, Node]]:
+        agent = self._root.get("agent", "path")
+        if agent is not None:
+            yield ("agent", "path"), agent
+        for name, source in (self._root.get("sources") or self._root).table.items():
+            if "file" in source.table:
+                yield ("sources", name, "file"), source.table["file"]
+        files = self._root.get("initramfs", "files")
+        for guest, node in files.table.items() if files is not None else ():
+            yield ("initramfs", "files", guest), node
 
-        agent = self.data.get("agent")
-        if isinstance(agent, dict) and isinstance(agent.get("path"), str):
-            yield ("agent", "path"), agent, "path"
-        sources = self.data.get("sources")
-        for name, source in sources.items() if isinstance(sources, dict) else ():
-            if isinstance(source, dict) and isinstance(source.get("file"), str):
-                yield ("sources", name, "file"), source, "file"
-        initramfs = self.data.get("initramfs")
-        if isinstance(initramfs, dict):
-            yield from strings(initramfs.get("files"), ("initramfs", "files"))
+    def _expect(self, node: Node, at: Dotted, path: Path, found: bool, none: str) -> None:
+        if not found:
+            self._problem(node, at, f"there is {none} {path}")
 
-    # --- validation --------------------------------------------------------------------------
+    # --- validation ------------------------------------------------------------------------------
 
     def validate(self) -> Recipe:
         """The recipe. Raises `RecipeError` with all problems."""
         recipe = None
+        data = self._root.plain()
         try:
-            recipe = Recipe.model_validate_json(json.dumps(self.data, default=str))
+            recipe = Recipe.model_validate_json(json.dumps(data))
         except ValidationError as error:
-            rows = error.errors(include_url=False)
-            for row in rows:
-                inner = any(len(r["loc"]) > len(row["loc"]) for r in _below(row, rows))
-                if not (row["type"] == "too_short" and inner):
-                    self._explain(row)
-        if recipe is not None:
-            for at, what in recipe.contradictions():
-                self._problem(at, what)
+            for at, what in explained(error.errors(include_url=False), data):
+                self._problem(self._root.find(at), at, what)
         self._check_names()
-        if self.problems or recipe is None:
-            raise RecipeError.of_problems(str(self.path), list(dict.fromkeys(self.problems)))
+        if self._problems or recipe is None:
+            lines = list(dict.fromkeys(line for _, _, line in sorted(self._problems)))
+            if len(lines) > _SHOWN_PROBLEMS:
+                shown_lines = [*lines[:_SHOWN_PROBLEMS], "…"]
+                what = f"{self._path} has {len(lines)} problems"
+                raise RecipeError(what, why="\n".join(shown_lines))
+            raise RecipeError.of_problems(str(self._path), lines)
         return recipe
 
     def _check_names(self) -> None:
-        """That sources, fragments and series which are named exist."""
-        sources = self.data.get("sources")
+        """That sources, fragments and series which are named exist, and that no path is empty."""
+        sources = self._root.get("sources")
         for part in ("kernel", "agent", "firmware"):
-            name = _get(self.data, part, "source")
-            if isinstance(name, str) and isinstance(sources, dict) and name not in sources:
-                what = f"no source is called '{name}'"
-                self._problem((part, "source"), what, nearest(name, sources))
-        configs = _get(self.data, "kernel", "configs")
-        for number, name in enumerate(configs if isinstance(configs, list) else []):
-            self._check_name(("kernel", "configs", str(number)), name, self.library.fragment)
-        self._check_name(
-            ("kernel", "patches"), _get(self.data, "kernel", "patches"), self.library.patches
-        )
+            node = self._root.get(part, "source")
+            if node is None or node.text is None or sources is None or not sources.table:
+                continue
+            if node.text not in sources.table:
+                near = nearest(node.text, sources.table)
+                self._problem(node, (part, "source"), f"no source is called '{node.text}'{near}")
+        configs = self._root.get("kernel", "configs")
+        for number, node in enumerate(configs.items[:LIST_LENGTH] if configs else ()):
+            self._check_name(node, ("kernel", "configs", str(number)), self._library.fragment)
+        series = self._root.get("kernel", "patches")
+        if series is not None and series.text:
+            self._check_name(series, ("kernel", "patches"), self._library.patches)
+        for at, node in self._local_files():
+            if node.text == "":
+                self._problem(node, at, "must not be empty")
 
-    def _check_name(self, at: Dotted, name: Any, find: Any) -> None:
-        if isinstance(name, str) and name:
+    def _check_name(self, node: Node, at: Dotted, find: Callable[[str], Path]) -> None:
+        if node.text is not None:
             try:
-                find(name)
+                find(node.text)
             except RecipeError as error:
-                self._problem(at, error.what, error.hint)
+                self._problem(node, at, error.what)
 
-    def _explain(self, row: Any) -> None:
-        at = tuple(str(part) for part in row["loc"])
-        if at[:1] == ("sources",) and len(at) > 3 and at[2] in SOURCE_KINDS:
-            at = (*at[:2], *at[3:])
-        value = row["input"]
-        match row["type"]:
-            case "missing":
-                self._problem(at, "is missing")
-            case "extra_forbidden":
-                self._problem(at, "there is no such key", nearest(at[-1], self._keys(at[:-1])))
-            case "literal_error":
-                allowed = row["ctx"]["expected"].replace(" or ", ", ").split(", ")
-                names = [name.strip("'") for name in allowed]
-                self._problem(at, f"{value!r} is not possible", nearest(str(value), names))
-            case "union_tag_not_found":
-                self._problem(at, f"says nowhere where it comes from: {', '.join(SOURCE_KINDS)}")
-            case "value_error":
-                self._problem(at, f"{value!r} {row['ctx']['error']}")
-            case "string_pattern_mismatch":
-                self._problem(at, f"{value!r} does not have the form {row['ctx']['pattern']}")
-            case _:
-                self._problem(at, f"{row['msg'][0].lower()}{row['msg'][1:]}, not {value!r}")
-
-    def _keys(self, at: Dotted) -> list[str]:
-        model: Any = Recipe
-        if at[:1] == ("sources",) and len(at) == 2:
-            source = _get(self.data, *at)
-            model = _MODELS[next((kind for kind in SOURCE_KINDS if kind in source), "deb")]
-        elif at:
-            model = Recipe.model_fields[at[0]].annotation if at[0] in Recipe.model_fields else None
-        fields: Mapping[str, Any] = getattr(model, "model_fields", {})
-        keys = [info.alias or name for name, info in fields.items()]
-        return [*keys, "extends"] if model is Recipe else keys
-
-    # --- places ------------------------------------------------------------------------------
-
-    def _place(self, at: Dotted) -> tuple[Path, int]:
-        for length in range(len(at), 0, -1):
-            if at[:length] in self.places:
-                return self.places[at[:length]]
-        return self.path, 1
-
-    def _problem(self, at: Dotted, what: str, hint: str = "") -> None:
-        if at in self.failed:
-            return  # what follows from a template that did not render
-        path, line = self._place(at)
-        ending = f": {hint}" if hint else ""
-        self.problems.append(f"{path}:{line}: {'.'.join(at)}: {what}{ending}")
-
-
-def _parse(path: Path) -> tuple[dict[str, Any], dict[Dotted, int]]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_BYTES + 1)
-        if len(content) > _FILE_BYTES:
-            raise RecipeError(f"{path} is larger than 1 MiB: it is no recipe")
-        text = content.decode("utf-8")
-        return tomllib.loads(text), key_lines(text.replace("\r\n", "\n"))
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{path}:{line}: this is not UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}") from error
-    except RecursionError as error:
-        raise RecipeError(f"{path}: nested too deeply") from error
-
-
-def _is_whole(at: Dotted) -> bool:
-    return at in (("agent",), ("firmware",)) or (len(at) == 2 and at[0] == "sources")
-
-
-def _spliced(before: Any, value: Any) -> Any:
-    """`value`, with the inherited list in the place of an element "..."."""
-    if not isinstance(value, list) or "..." not in value:
-        return value
-    inherited = before if isinstance(before, list) else []
-    return [item for element in value for item in (inherited if element == "..." else [element])]
-
-
-def _below(row: Any, rows: Iterable[Any]) -> Iterator[Any]:
-    """The errors inside of what `row` is about."""
-    loc = row["loc"]
-    return (other for other in rows if other["loc"][: len(loc)] == loc)
-
-
-def _get(data: Any, *keys: str) -> Any:
-    for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
+    def _problem(self, node: Node, at: Dotted, what: str) -> None:
+        """Note what is wrong; not if it only follows from what was wrong with the same value."""
+        if node.is_bad:
+            return
+        node.is_bad = not isinstance(node.value, (dict, list))
+        line = f"{node.path}:{node.line}: {dotted(at)}: {what}"
+        self._problems.append((self._files.index(node.path), node.line, line))

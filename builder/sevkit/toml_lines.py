@@ -2,15 +2,17 @@
 """On which line of a TOML file each key was written (TOML v1.0.0).
 
 `tomllib` parses and forgets where; this scanner remembers where and decides nothing. It expects
-text that `tomllib` accepted.
+text that `tomllib` accepted, with line feeds only.
 """
 
 import re
+import tomllib
+from bisect import bisect_right
 
 Path = tuple[str, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _SCALAR = re.compile(r"[^,\]}#\n]*")
 _STRINGS = (
@@ -22,7 +24,10 @@ _STRINGS = (
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """Dotted path of each key, table and array element → its line, counted from 1."""
+    """Path of each key, table and array element → its line, counted from 1.
+
+    An array element's last part is its number: ``("kernel", "configs", "0")``.
+    """
     return _Scanner(text).scan()
 
 
@@ -30,16 +35,17 @@ class _Scanner:
     def __init__(self, text: str):
         self._text = text
         self._at = 0
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
         self._lines: dict[Path, int] = {}
         self._table: Path = ()
-        self._tables: dict[Path, int] = {}
+        self._array_tables: dict[Path, int] = {}
 
     def scan(self) -> dict[Path, int]:
         while True:
             self._skip(_BLANK)
             if self._at >= len(self._text):
                 return self._lines
-            if self._text[self._at] == "[":
+            if self._peek() == "[":
                 self._header()
             else:
                 self._pair(self._table)
@@ -55,7 +61,7 @@ class _Scanner:
         return self._text[self._at : self._at + 1]
 
     def _note(self, path: Path, position: int) -> None:
-        line = self._text.count("\n", 0, position) + 1
+        line = bisect_right(self._starts, position)
         for length in range(1, len(path) + 1):
             self._lines.setdefault(path[:length], line)
 
@@ -63,12 +69,15 @@ class _Scanner:
         start = self._at
         is_array = self._text.startswith("[[", self._at)
         self._at += 2 if is_array else 1
-        path = self._key()
+        key = self._key()
         self._at += 2 if is_array else 1
-        if is_array:
-            number = self._tables.get(path, 0)
-            self._tables[path] = number + 1
-            path = (*path, str(number))
+        path: Path = ()
+        for number, part in enumerate(key):
+            path = (*path, part)
+            if is_array and number == len(key) - 1:
+                self._array_tables[path] = self._array_tables.get(path, 0) + 1
+            if path in self._array_tables:
+                path = (*path, str(self._array_tables[path] - 1))
         self._table = path
         self._note(path, start)
 
@@ -77,7 +86,7 @@ class _Scanner:
         while True:
             self._skip(_SPACE)
             if self._peek() in ('"', "'"):
-                parts.append(self._string()[1:-1])
+                parts.append(str(tomllib.loads(f"key = {self._string()}")["key"]))
             else:
                 parts.append(self._skip(_BARE))
             self._skip(_SPACE)
