@@ -2,7 +2,7 @@
 """Where things come from. The only part of sevkit that reaches for the network.
 
     pins.py   what a source resolves to, and the memory of it
-    deb.py    Debian packages through a private apt state
+    deb.py    Debian packages through a private apt state, from the mirrors of mirrors.py
     url.py    files by http, with resume, retries and mirrors
     git.py    the tree of one commit
 

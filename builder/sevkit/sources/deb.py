@@ -3,41 +3,68 @@
 
 The private state (lists, caches, an empty dpkg status; apt.conf(5) Dir::*) lives in one folder a
 suite. The host's own state is never written, no root is needed, and nothing is ever installed.
-What a signed index says of a package (version, SHA-256, size) makes its pin.
+What a signed index says of a package (version, SHA-256, size) makes its pin; the pin also has the
+path below the mirror, so that fetching asks no index.
 """
 
 import contextlib
 import difflib
 import fcntl
+import functools
 import os
 import re
-import shutil
+import secrets
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from sevkit.errors import HostError, SourceError
-from sevkit.recipe import DebSource, DebSourcePackage, FileSource, GitSource, UrlSource
+from sevkit.recipe import DebSource, DebSourcePackage, Source
+from sevkit.sources.commands import run_watched
+from sevkit.sources.mirrors import Mirror, host_mirrors, mirrors_of
 from sevkit.sources.pins import DebGroup, Pin, Progress, SourceGoneError
+from sevkit.store import sha256_of
 
 _HELPER = Path("/usr/lib/apt/apt-helper")
-_KEYRINGS = (
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
-)
-_DISTRIBUTIONS = ("Debian", "Ubuntu")
-_FIELDS = ("REPO_URI", "RELEASE", "COMPONENT", "ORIGIN", "CREATED_BY")
 _URI_LINE = re.compile(r"^'(\S+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", re.M)
-_MISSING = re.compile(
-    r"Unable to locate package|No packages found|Unable to find a source package"
-    r"|has no installation candidate|Can't find|Couldn't find any package"
-)
-_POLL_SECONDS = 0.2
-_TRIES = 3
+_TELLING = re.compile(r"^(E|Err|W)[ :]|\b(Depends|PreDepends|Conflicts|Breaks): ")
+_GONE = re.compile(r"\b404\b +Not Found|\bFile not found\b")
+_NO_SUITE = re.compile(r"^E: The repository .* does not have a Release file", re.M)
+_TRIES = 2
+_HINT = "check this host's network and apt configuration"
+
+_CONFIGURATION = """\
+#clear APT::Update;
+#clear APT::Architectures;
+APT::Architecture "amd64";
+APT::Architectures {{ "amd64"; }};
+APT::Default-Release "{suite}";
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::ForceHash "SHA256";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Dir::Cache "{folder}/cache";
+Dir::Cache::archives "archives";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "srcpkgcache.bin";
+Dir::Etc::SourceList "{folder}/mirrors.sources";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "{folder}";
+Dir::State::Lists "{folder}/lists";
+Dir::State::status "{folder}/status";
+"""
+"""Read after the host's own apt.conf, whose proxies, credentials and checks so stay in force.
+
+Its update hooks are cleared: those of container images delete what the host has in its cache.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,202 +78,232 @@ class _Row:
 
 
 class Apt:
-    """The private apt. Safe for many threads and processes at once."""
+    """The private apt below `folder`. Safe for many threads and processes at once."""
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._updated: set[str | None] = set()
-        self._seen: dict[str, _Row] = {}
+        self._updated: set[Path] = set()
         self._lock = threading.Lock()
 
-    def resolve(self, request: object) -> Sequence[Pin]:
-        """The packages that `request` stands for, from an index read anew.
+    def resolve(self, request: Source | DebGroup) -> Sequence[Pin]:
+        """The packages that `request` stands for, from an index read anew, sorted by name.
 
-        Raises `SourceError` naming similar packages when there is none, `HostError` without apt.
+        A group comes with all that it depends on, as on an empty system. Raises `SourceError`
+        naming similar packages when there is none, `HostError` without apt.
         """
         match request:
             case DebGroup(packages, suite):
-                rows = self._ask(suite, ["install", "--yes", *packages], packages)
+                with self._state(suite, "deb") as state:
+                    rows = state.ask(["install", "--yes", *packages], packages)
+                    return state.pins(rows)
             case DebSource(deb=name, suite=suite, version=version):
-                rows = self._ask(suite, ["download", _versioned(name, version)], [name])
+                with self._state(suite, "deb") as state:
+                    return state.pins(state.ask(["download", _exactly(name, version)], [name]))
             case DebSourcePackage(deb_src=name, suite=suite, version=version):
-                wanted = ["source", "--download-only", _versioned(name, version)]
-                rows = self._ask(suite, wanted, [name])
-                tarballs = [row for row in rows if ".tar." in row.name and row.name[-4:] != ".asc"]
-                full = next((row for row in tarballs if ".debian.tar." in row.name), tarballs[0])
-                found = re.sub(r"(\.debian)?\.tar\.\w+$", "", full.name).partition("_")[2]
-                return [_source_pin(row, name, found, suite) for row in tarballs]
-            case UrlSource() | GitSource() | FileSource() | _:
+                with self._state(suite, "deb-src") as state:
+                    wanted = ["source", "--download-only", _exactly(name, version)]
+                    return state.source_pins(state.ask(wanted, [name]), name)
+            case _:
                 raise ValueError(f"{request} is no package")
-        return [self._pin(row, suite) for row in sorted(rows, key=lambda row: row.name)]
 
     def fetch(self, pin: Pin, destination: Path, progress: Progress) -> None:
-        """Write the package that `pin` names to `destination`.
+        """Write the package that `pin` names to `destination`, going on from what is there.
 
-        Raises `SourceGoneError` when the mirror has this version no more.
+        Raises `SourceGoneError` when no mirror has this version any more, `SourceError` when none
+        can be reached or the bytes are not those of the signed index.
         """
-        suite = pin.origin.get("suite") or None
-        digest = pin.reference.partition(":")[2]
-        wanted = self._request_for(pin)
-        with self._state(suite) as state:
-            row = self._seen.get(digest) or self._find(state, wanted, digest)
-            if row is None and suite not in self._updated:
-                self._update(state, suite)
-                row = self._find(state, wanted, digest)
-            if row is None:
-                raise SourceGoneError(f"{pin.name} has left the mirror", hint="sevkit update")
-            options = state.options
-        self._download(row, pin, destination, progress, options)
+        wanted = pin.reference.partition(":")[2]
+        if destination.exists() and sha256_of(destination) == wanted:
+            return
+        troubles = []
+        for uri in self._addresses(pin):
+            trouble = self._download(uri, wanted, pin.size, destination, progress)
+            if trouble is None:
+                return
+            troubles.append(trouble)
+        if all(_GONE.search(trouble) for trouble in troubles):
+            raise SourceGoneError(f"{pin.name} has left the mirror", hint="sevkit update")
+        reached = [trouble for trouble in troubles if not _GONE.search(trouble)]
+        why = _words_of_apt(reached[0])
+        raise SourceError(f"{pin.name} could not be fetched", why=why, hint=_HINT)
 
-    def _request_for(self, pin: Pin) -> list[str]:
-        if pin.origin["kind"] == "deb-src":
-            name = _versioned(pin.origin["package"], pin.origin["version"])
-            return ["source", "--download-only", name]
-        return ["download", _versioned(pin.origin["package"], pin.origin["version"])]
-
-    def _find(self, state: "_State", wanted: Sequence[str], digest: str) -> _Row | None:
-        rows, _ = state.list_uris(wanted)
-        return next((row for row in rows if row.sha256 == digest), None)
+    def _addresses(self, pin: Pin) -> Sequence[str]:
+        """Where the file may be, the most likely place first."""
+        archive, path = pin.origin.get("archive"), quote(pin.origin["path"], safe="/")
+        mirrors = sorted(self._host, key=lambda mirror: mirror.archive != archive)
+        return list(dict.fromkeys(f"{mirror.uri.rstrip('/')}/{path}" for mirror in mirrors))
 
     def _download(
-        self,
-        row: _Row,
-        pin: Pin,
-        destination: Path,
-        progress: Progress,
-        options: Sequence[str],
-    ) -> None:
+        self, uri: str, wanted: str, size: int | None, destination: Path, progress: Progress
+    ) -> str | None:
+        """Have apt bring one file; None when it is there and right, else what apt said."""
         said = ""
         for _ in range(_TRIES):
-            process = subprocess.Popen(
-                [_HELPER, *options, "download-file", row.uri, destination, f"SHA256:{row.sha256}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=_environment(),
+            _, said = run_watched(
+                [
+                    _HELPER,
+                    *_State(self._folder / "fetch", [], "deb", "").options,
+                    *("download-file", uri, destination, f"SHA256:{wanted}"),
+                ],
+                _environment(),
+                lambda: progress(_size_of(destination), size, ""),
             )
-            with process:
-                try:
-                    while process.poll() is None:
-                        done = destination.stat().st_size if destination.exists() else 0
-                        progress(done, row.size, "")
-                        time.sleep(_POLL_SECONDS)
-                    assert process.stderr is not None
-                    said = process.stderr.read()
-                finally:
-                    process.kill()
-            if process.returncode == 0 and destination.exists():
-                progress(row.size, row.size, "")
-                return
-            if "404" in said:
-                raise SourceGoneError(f"{pin.name} has left the mirror", hint="sevkit update")
-        raise SourceError(
-            f"{pin.name} could not be fetched",
-            why=_words_of_apt(said),
-            hint="check this host's network and apt configuration",
-        )
+            if destination.exists() and sha256_of(destination) == wanted:
+                progress(_size_of(destination), size, "")
+                return None
+            failed = destination.with_name(f"{destination.name}.FAILED")
+            if not failed.exists() and "Hash Sum mismatch" not in said:
+                break  # apt tried several times itself
+            failed.unlink(missing_ok=True)
+            destination.unlink(missing_ok=True)
+        return said or "the mirror sent other bytes than the signed index promises"
 
-    def _ask(self, suite: str | None, wanted: Sequence[str], names: Sequence[str]) -> list[_Row]:
-        with self._state(suite) as state:
-            if suite not in self._updated:
-                self._update(state, suite)
-            rows, said = state.list_uris(wanted)
-            if rows:
-                self._seen |= {row.sha256: row for row in rows}
-                return rows
-            if _MISSING.search(said) or "not found" in said:
-                raise self._unknown(state, names, suite, said)
-        raise SourceError(f"apt can't say what {' '.join(names)} is", why=_words_of_apt(said))
-
-    def _unknown(
-        self, state: "_State", names: Sequence[str], suite: str | None, said: str
-    ) -> SourceError:
-        known = state.run(["apt-cache"], ["pkgnames"])[0].split()
-        absent = [name for name in names if name not in known]
-        where = suite or "the suites that this host uses"
-        if not absent:
-            return SourceError(f"{' '.join(names)}: not in {where}", why=_words_of_apt(said))
-        close = difflib.get_close_matches(absent[0], known, n=3, cutoff=0.6)
-        return SourceError(
-            f"there is no package {', '.join(absent)} in {where}",
-            hint=f"did you mean {' or '.join(close)}?" if close else "",
-        )
-
-    def _update(self, state: "_State", suite: str | None) -> None:
-        output, status = state.run(["apt-get"], ["update"])
-        if status != 0 or re.search(r"^(Err|E):", output, re.M):
-            raise SourceError(
-                "the package lists could not be fetched",
-                why=_words_of_apt(output),
-                hint="check this host's network and apt configuration",
-            )
-        self._updated.add(suite)
-
-    @contextlib.contextmanager
-    def _state(self, suite: str | None) -> Iterator["_State"]:
-        """The private state for a suite, held against other threads and processes."""
-        if shutil.which("apt-get") is None or not _HELPER.exists():
+    @functools.cached_property
+    def _host(self) -> Sequence[Mirror]:
+        if not _HELPER.exists():
             raise HostError(
                 "apt is missing, through which Debian packages are fetched",
                 hint="on another distribution use url sources instead of deb",
             )
-        folder = self._folder / (suite or "host")
-        folder.mkdir(parents=True, exist_ok=True)
+        return host_mirrors()
+
+    @contextlib.contextmanager
+    def _state(self, suite: str | None, kind: str) -> Iterator["_State"]:
+        """The private state of a suite, up to date, held against other threads and processes."""
+        mirrors = self._host if suite is None else mirrors_of(suite, self._host)
+        folder = self._folder / f"{suite or 'host'}{kind.removeprefix('deb')}"
+        preferred = suite if suite and "-" in suite else ""
+        state = _State(folder, mirrors, kind, preferred)
         with self._lock, (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield _State(folder, _sources_list(suite))
-
-    def _pin(self, row: _Row, suite: str | None) -> Pin:
-        package, version, rest = unquote(row.name).split("_", 2)
-        origin = {
-            "kind": "deb",
-            "package": package,
-            "version": version,
-            "architecture": rest.removesuffix(".deb"),
-            "path": _below_mirror(row.uri),
-        }
-        if suite is not None:
-            origin["suite"] = suite
-        return Pin(f"blob:{row.sha256}", row.name, row.size, origin)
+            if folder not in self._updated:
+                state.update()
+                self._updated.add(folder)
+            yield state
 
 
 class _State:
     """One private apt state: a folder, and the options that make apt use it and nothing else."""
 
-    def __init__(self, folder: Path, sources: str):
-        self._folder = folder
-        for name in ("lists/partial", "cache/archives/partial", "etc"):
+    def __init__(self, folder: Path, mirrors: Sequence[Mirror], kind: str, preferred: str):
+        self._mirrors = mirrors
+        self.options = ["-c", str(folder / "apt.conf")]
+        for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "status").touch()
-        listing = folder / "etc" / "sources.list"
-        if not listing.exists() or listing.read_text(encoding="utf-8") != sources:
-            listing.write_text(sources, encoding="utf-8")
-        settings = {
-            "Dir::State": folder,
-            "Dir::State::Lists": folder / "lists",
-            "Dir::State::status": folder / "status",
-            "Dir::Cache": folder / "cache",
-            "Dir::Cache::archives": folder / "cache" / "archives",
-            "Dir::Cache::pkgcache": "pkgcache.bin",
-            "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
-            "Dir::Etc::SourceList": listing,
-            "Dir::Etc::SourceParts": "/dev/null",
-            "APT::Sandbox::User": "",
-            "APT::Update::Post-Invoke": "",
-            "APT::Update::Post-Invoke-Success": "",
-            "APT::Install-Recommends": "false",
-            "Acquire::ForceHash": "SHA256",
-            "Acquire::Languages": "none",
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled": "false",
-            "Acquire::Retries": "3",
-        }
-        self.options = [w for name, value in settings.items() for w in ("-o", f"{name}={value}")]
+        _write(folder / "status", "")
+        stanzas = "\n".join(mirror.stanza(kind) for mirror in mirrors)
+        _write(folder / "mirrors.sources", stanzas)
+        absolute = folder.resolve()
+        _write(folder / "apt.conf", _CONFIGURATION.format(folder=absolute, suite=preferred))
 
-    def run(self, command: Sequence[str], arguments: Sequence[str]) -> tuple[str, int]:
+    def update(self) -> None:
+        """Fetch the lists anew. Raises `SourceError`."""
+        output, status = self._run("apt-get", "update")
+        if _NO_SUITE.search(output):
+            raise SourceError(
+                f"no mirror of this host has {self._suites()}",
+                why=_words_of_apt(output),
+                hint="check the suite in the recipe",
+            )
+        if status != 0 or re.search(r"^(Err|E):", output, re.M):
+            raise SourceError(
+                "the package lists could not be fetched", why=_words_of_apt(output), hint=_HINT
+            )
+
+    def ask(self, wanted: Sequence[str], names: Sequence[str]) -> Sequence[_Row]:
+        """The files that `apt-get WANTED` would fetch. Raises `SourceError`."""
+        output, status = self._run("apt-get", "--print-uris", *wanted)
+        rows = [
+            _Row(uri, name, int(size), digest)
+            for uri, name, size, digest in _URI_LINE.findall(output)
+        ]
+        if status == 0 and rows:
+            return rows
+        raise self._unknown(names, "source" in wanted[:1], output)
+
+    def pins(self, rows: Sequence[_Row]) -> list[Pin]:
+        """The pins of binary packages, sorted by name."""
+        pins = []
+        for row in sorted(rows, key=lambda row: row.name):
+            package, version, rest = unquote(row.name).removesuffix(".deb").split("_", 2)
+            origin = {"kind": "deb", "package": package, "version": version, "architecture": rest}
+            pins.append(self._pin(row, origin))
+        return pins
+
+    def source_pins(self, rows: Sequence[_Row], name: str) -> list[Pin]:
+        """The pins of a source package's tarballs; signatures and the description are left out."""
+        described = next((row.sha256 for row in rows if row.name.endswith(".dsc")), None)
+        records, _ = self._run("apt-cache", "showsrc", "--only-source", name)
+        for record in records.split("\n\n"):
+            if described is None or described in record:
+                found = dict(re.findall(r"^(Package|Version): (\S+)$", record, re.M))
+                break
+        else:
+            raise SourceError(f"apt does not describe the source package {name}")
+        origin = {
+            "kind": "deb-src",
+            "package": found.get("Package", name),
+            "version": found.get("Version", ""),
+            "architecture": "source",
+        }
+        tarballs = [row for row in rows if re.search(r"\.tar\.[a-z0-9]+$", row.name)]
+        return [self._pin(row, origin) for row in sorted(tarballs, key=lambda row: row.name)]
+
+    def _pin(self, row: _Row, origin: Mapping[str, str]) -> Pin:
+        place = {}
+        for mirror in self._mirrors:
+            start = mirror.uri.rstrip("/") + "/"
+            if row.uri.startswith(start):
+                place = {"archive": mirror.archive, "path": unquote(row.uri.removeprefix(start))}
+        if not place:
+            place = {"path": "pool/" + unquote(row.uri.partition("/pool/")[2])}
+        bases = {mirror.base for mirror in self._mirrors}
+        if len(bases) == 1:
+            place["suite"] = bases.pop()
+        return Pin(f"blob:{row.sha256}", row.name, row.size, {**origin, **place})
+
+    def _unknown(self, names: Sequence[str], is_source: bool, said: str) -> SourceError:
+        """Why apt has no answer: a name that is not there, a version, or what it says itself."""
+        where = self._suites()
+        known = self._names(is_source)
+        absent = [name for name in names if name not in known]
+        if absent:
+            close = difflib.get_close_matches(absent[0], sorted(known), n=3, cutoff=0.6)
+            kind = "source package" if is_source else "package"
+            return SourceError(
+                f"there is no {kind} {', '.join(absent)} in {where}",
+                hint=f"did you mean {' or '.join(close)}?" if close else "",
+            )
+        return SourceError(
+            f"{' '.join(names)} can't be had from {where}",
+            why=_words_of_apt(said),
+            hint=self._versions(names) if "ersion" in said else "",
+        )
+
+    def _suites(self) -> str:
+        return ", ".join(dict.fromkeys(mirror.suite for mirror in self._mirrors))
+
+    def _names(self, is_source: bool) -> set[str]:
+        if not is_source:
+            return set(self._run("apt-cache", "pkgnames")[0].split())
+        index = self._run(
+            "apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Sources"
+        )
+        found: set[str] = set()
+        for path in index[0].split():
+            text, _ = self._run(str(_HELPER), "cat-file", path)
+            found |= set(re.findall(r"^Package: (\S+)$", text, re.M))
+        return found
+
+    def _versions(self, names: Sequence[str]) -> str:
+        rows = [row.split("|") for row in self._run("apt-cache", "madison", *names)[0].splitlines()]
+        versions = dict.fromkeys(row[1].strip() for row in rows if len(row) == 3)
+        return f"there is {', '.join(versions)}" if versions else ""
+
+    def _run(self, command: str, *arguments: str) -> tuple[str, int]:
         """What an apt command says, on both its streams, and its status."""
         done = subprocess.run(
-            [*command, *self.options, *arguments],
+            [command, *self.options, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -257,83 +314,30 @@ class _State:
         )
         return done.stdout, done.returncode
 
-    def list_uris(self, wanted: Sequence[str]) -> tuple[list[_Row], str]:
-        """The files that `apt-get WANTED` would fetch, and apt's own words."""
-        said, _ = self.run(["apt-get"], ["--print-uris", *wanted])
-        rows = [
-            _Row(uri, name, int(size), digest)
-            for uri, name, size, digest in _URI_LINE.findall(said)
-        ]
-        return rows, said
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file at once, unless it says so already; others may be reading it."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
 
 
-def _sources_list(suite: str | None) -> str:
-    """The host's own distribution in one-line style (sources.list(5)), for another suite if asked.
-
-    Third-party repositories are left out. Raises `HostError` when none is configured.
-    """
-    form = "|".join(f"$({name})" for name in _FIELDS)
+def _size_of(path: Path) -> int:
     try:
-        listed = subprocess.run(
-            ["apt-get", "indextargets", "--format", form],
-            capture_output=True,
-            text=True,
-            env=_environment(),
-            check=False,
-        ).stdout
-    except FileNotFoundError as error:
-        raise HostError("apt-get is missing", hint="use url sources instead of deb") from error
-    rows = [line.split("|") for line in sorted(set(listed.splitlines()))]
-    rows = [row for row in rows if len(row) == len(_FIELDS) and row[4] == "Packages"]
-    entries = [(uri, release, component) for uri, release, component, origin, _ in rows
-               if origin in _DISTRIBUTIONS or _looks_official(uri)]  # fmt: skip
-    bases = {release for _, release, _ in entries if "-" not in release}
-    if not bases:
-        raise HostError(
-            "this host's apt has no Debian mirror configured",
-            hint="add one to /etc/apt/sources.list.d and run apt-get update",
-        )
-    keys = ",".join(path for path in _KEYRINGS if Path(path).exists())
-    options = f" [signed-by={keys}]" if keys else ""
-    lines = []
-    for uri, release, component in entries:
-        base, dash, pocket = release.partition("-")
-        if suite is not None and suite not in bases:
-            if suite in ("sid", "unstable", "experimental") and dash:
-                continue
-            base = suite if base in bases else base
-        elif suite is not None and base != suite:
-            continue
-        place = f"{uri} {base}{dash}{pocket} {component}"
-        lines += [f"{kind}{options} {place}" for kind in ("deb", "deb-src")]
-    return "\n".join([*lines, ""])
-
-
-def _looks_official(uri: str) -> bool:
-    return uri.rstrip("/").rpartition("/")[2] in ("debian", "debian-security", "ubuntu")
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _environment() -> Mapping[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 
-def _versioned(name: str, version: str | None) -> str:
+def _exactly(name: str, version: str | None) -> str:
     return f"{name}={version}" if version else name
 
 
-def _source_pin(row: _Row, package: str, version: str, suite: str | None) -> Pin:
-    place = _below_mirror(row.uri)
-    origin = {"kind": "deb-src", "package": package, "version": version, "path": place}
-    if suite is not None:
-        origin["suite"] = suite
-    return Pin(f"blob:{row.sha256}", row.name, row.size, origin)
-
-
-def _below_mirror(uri: str) -> str:
-    """The part of a package's address that is the same on every mirror."""
-    return unquote("pool/" + uri.partition("/pool/")[2])
-
-
 def _words_of_apt(said: str) -> str:
-    lines = [line for line in said.splitlines() if re.match(r"(E|Err|W)[ :]", line)]
+    lines = [line.strip() for line in said.splitlines() if _TELLING.search(line)]
     return "\n".join((lines or said.strip().splitlines())[-4:])

@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of one git commit, as a tar archive. Takes nothing from the user's git configuration."""
+"""The tree of one git commit, as a tar archive. Takes nothing from the user's git configuration.
 
+The archive holds the tree as it is: no file is left out or filled in for git-archive's attributes
+(export-ignore, export-subst), and submodules are empty folders. Nothing ever prompts: ssh uses
+the user's keys and agent, http the user's netrc.
+"""
+
+import contextlib
 import os
-import subprocess
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sevkit.errors import HostError, SourceError
+from sevkit.sources.commands import run_watched
 from sevkit.sources.pins import Pin, Progress
 
 _OPTIONS = (
     "core.hooksPath=/dev/null",
     "fetch.fsckObjects=true",
+    "gc.auto=0",
+    "http.lowSpeedLimit=1000",
+    "http.lowSpeedTime=60",
     "protocol.allow=never",
     "protocol.https.allow=always",
     "protocol.http.allow=always",
@@ -20,6 +31,17 @@ _OPTIONS = (
     "protocol.file.allow=always",
     "tar.umask=0022",
 )
+_SURROUNDINGS = {
+    "GIT_ASKPASS": "true",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=10",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+}
+_WHOLE_TREE = "* -export-ignore -export-subst\n"
+_REFUSALS = ("unadvertised object", "does not support shallow")
+_ABSENT = "not our ref"
 
 
 def fetch_commit(pin: Pin, destination: Path, progress: Progress) -> None:
@@ -28,52 +50,83 @@ def fetch_commit(pin: Pin, destination: Path, progress: Progress) -> None:
     Raises `SourceError` when the repository does not have the commit or can't be reached.
     """
     url, commit = pin.origin["url"], pin.origin["commit"]
-    progress(0, None, "git fetch")
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix="git-") as name:
-        repository = Path(name)
-        _git(repository, url, "init", "--quiet", "--bare")
-        shallow = ("fetch", "--quiet", "--depth=1", "--no-tags", url, commit)
-        if not _git(repository, url, *shallow, check=False):
-            _git(repository, url, "fetch", "--quiet", "--no-tags", url, "+refs/*:refs/fetched/*")
-        found = _git(repository, url, "rev-parse", "--verify", f"{commit}^{{commit}}").strip()
-        if found != commit:
-            raise SourceError(f"{url}: the commit {commit} came as {found}")
-        progress(0, None, "git archive")
-        draft = repository / "archive.tar"
-        _git(repository, url, "archive", "--format=tar", f"--output={draft}", commit)
+        git = _Git(Path(name), url, progress)
+        git.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none")
+        (git.folder / "info").mkdir()
+        (git.folder / "info" / "attributes").write_text(_WHOLE_TREE)
+        git.fetch(commit)
+        git.run("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
+        draft = git.folder / "archive.tar"
+        git.run("archive", "--format=tar", f"--output={draft}", commit)
         draft.replace(destination)
+    size = destination.stat().st_size
+    progress(size, size, "")
 
 
-def _git(repository: Path, url: str, *arguments: str, check: bool = True) -> str:
-    """Run git; its output, with `check` off an empty text on failure."""
-    options = [word for option in _OPTIONS for word in ("-c", option)]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
-    } | {
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_TERMINAL_PROMPT": "0",
-        "LC_ALL": "C",
-    }
-    try:
-        done = subprocess.run(
-            ["git", *options, *arguments],
-            cwd=repository,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+@dataclass(frozen=True)
+class _Git:
+    """A repository of our own that takes from `url`."""
+
+    folder: Path
+    url: str
+    progress: Progress
+
+    def fetch(self, commit: str) -> None:
+        """Have `commit` and its tree here: it alone or, where the server refuses, everything."""
+        status, said = self._try("fetch", "--quiet", "--depth=1", "--no-tags", self.url, commit)
+        if status == 0:
+            return
+        if any(word in said for word in _REFUSALS):
+            self.run("fetch", "--quiet", "--no-tags", self.url, "+refs/*:refs/fetched/*")
+            status, _ = self._try("cat-file", "-e", f"{commit}^{{commit}}")
+            absent = status != 0
+        elif _ABSENT in said:
+            absent = True
+        else:
+            raise self._failed("fetch", said)
+        if absent:
+            raise SourceError(
+                f"{self.url} has no commit {commit}",
+                hint="check the commit of the source in the recipe",
+            )
+
+    def run(self, *arguments: str) -> None:
+        """Run git. Raises `SourceError` with git's own words."""
+        status, said = self._try(*arguments)
+        if status != 0:
+            raise self._failed(arguments[0], said)
+
+    def _try(self, *arguments: str) -> tuple[int, str]:
+        options = [word for option in _OPTIONS for word in ("-c", option)]
+        try:
+            return run_watched(
+                ["git", *options, *arguments],
+                _environment(),
+                lambda: self.progress(self._received(), None, f"git {arguments[0]}"),
+                cwd=self.folder,
+            )
+        except FileNotFoundError as error:
+            raise HostError("git is missing", hint="apt-get install git") from error
+
+    def _received(self) -> int:
+        """Bytes of packs that are here so far."""
+        count = 0
+        for path in (self.folder / "objects" / "pack").glob("*"):
+            with contextlib.suppress(OSError):
+                count += path.stat().st_size
+        return count
+
+    def _failed(self, verb: str, said: str) -> SourceError:
+        lines = [line for line in said.splitlines() if line.strip()]
+        telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
+        return SourceError(
+            f"{self.url}: git {verb} failed",
+            why="\n".join((telling or lines)[:3]),
+            hint="check the url and the commit of the source in the recipe, and the network",
         )
-    except FileNotFoundError as error:
-        raise HostError("git is missing", hint="apt-get install git") from error
-    if done.returncode == 0:
-        return done.stdout or "\n"
-    if not check:
-        return ""
-    raise SourceError(
-        f"{url}: git {arguments[0]} failed",
-        why="\n".join(done.stderr.strip().splitlines()[-3:]),
-        hint="check the url and the commit of the source in the recipe",
-    )
+
+
+def _environment() -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return {**kept, **_SURROUNDINGS}

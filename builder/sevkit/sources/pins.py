@@ -7,7 +7,7 @@ same inputs and asks nobody. A request that pins itself (a digest, a commit) is 
 
 import hashlib
 import json
-import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,8 +41,10 @@ Request = Source | DebGroup
 class Pin:
     """One file: `reference` (``blob:<sha256>``, ``git:<commit>``) says which, `origin` where from.
 
-    `origin` is provenance, text by text: ``kind``, and with it ``package``, ``version``, ``suite``,
-    ``path`` (below the mirror, no host), or ``url``, or ``url`` and ``commit``.
+    `origin` is provenance, text by text. ``kind`` is ``deb`` or ``deb-src`` with ``package``,
+    ``version``, ``architecture``, ``suite`` (the release), ``archive`` and ``path`` (which of
+    Debian's archives and where below its mirror; no host), ``url`` with ``url`` (mirrors, a line
+    each), or ``git`` with ``url`` and ``commit``.
     """
 
     reference: str
@@ -94,6 +96,7 @@ class PinMemory:
             "pins": [{**asdict(pin), "origin": dict(pin.origin)} for pin in pins],
         }
         path = self._path(request)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{secrets.token_hex(4)}")
         draft.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         draft.replace(path)
@@ -116,7 +119,14 @@ def _described(request: Request) -> Mapping[str, object]:
 
 
 def _checked(pin: Pin) -> Pin:
-    kind, _, digest = pin.reference.partition(":")
-    if kind != "blob" or len(digest) != 64 or "/" in pin.name or os.sep in pin.name:
+    """`pin`, unless what was remembered can't be one."""
+    texts = [pin.name, *pin.origin.keys(), *pin.origin.values()]
+    if (
+        not re.fullmatch(r"blob:[0-9a-f]{64}", pin.reference)
+        or not all(isinstance(text, str) for text in texts)
+        or not isinstance(pin.size, int)
+        or "/" in pin.name
+        or pin.name in ("", ".", "..")
+    ):
         raise ValueError(pin.reference)
     return pin

@@ -23,6 +23,8 @@ LIMIT_BYTES = 8 << 30
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 30
 _PAUSE_SECONDS = 0.5
+_TRANSFERS = 100
+_GOOD_PIECE = 1 << 20
 _REDIRECTS = 5
 _BLOCK = 1 << 16
 
@@ -43,17 +45,14 @@ def fetch_url(
     Raises `SourceError` naming each mirror and what was wrong with it.
     """
     wanted = pin.reference.partition(":")[2]
+    if destination.exists() and sha256_of(destination) == wanted:
+        return
     troubles = []
     for url in pin.origin["url"].split("\n"):
-        trouble = _from_mirror(url, destination, progress, limit_bytes)
-        if trouble:
-            troubles.append(f"{url}: {trouble}")
-            continue
-        found = sha256_of(destination)
-        if found == wanted:
+        trouble = _from_mirror(url, wanted, destination, progress, limit_bytes)
+        if not trouble:
             return
-        destination.unlink()
-        troubles.append(f"{url}: its SHA-256 is {found}, not {wanted}")
+        troubles.append(f"{url}: {trouble}")
     raise SourceError(
         f"{pin.name} could not be fetched",
         why="\n".join(troubles),
@@ -61,25 +60,54 @@ def fetch_url(
     )
 
 
-def _from_mirror(url: str, destination: Path, progress: Progress, limit_bytes: int) -> str:
-    """Try one mirror several times; what was wrong, empty when the file is complete."""
+def _from_mirror(
+    url: str, wanted: str, destination: Path, progress: Progress, limit_bytes: int
+) -> str:
+    """Try one mirror; what was wrong with it, empty when the right file is complete.
+
+    Bytes that were here before may be of another file, so a wrong digest counts only for a file
+    that came from this mirror as a whole.
+    """
+    for _ in range(2):
+        was_there = _size_of(destination) > 0
+        trouble = _transferred(url, destination, progress, limit_bytes)
+        if trouble:
+            return trouble
+        found = sha256_of(destination)
+        if found == wanted:
+            return ""
+        destination.unlink()
+        if not was_there:
+            break
+    return f"its SHA-256 is {found}, not {wanted}"
+
+
+def _transferred(url: str, destination: Path, progress: Progress, limit_bytes: int) -> str:
+    """Bring a file here in as many pieces as it takes; why that failed, empty when it is complete.
+
+    A try that brought a good deal further does not count against the number of tries.
+    """
     trouble = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
+    failures = 0
+    for _ in range(_TRANSFERS):
+        before = _size_of(destination)
         try:
             _transfer(url, destination, progress, limit_bytes)
             return ""
-        except _TransferError as error:
-            trouble = f"{error} ({attempt + 1} tries)"
         except _RefusedError as error:
             destination.unlink(missing_ok=True)
             return str(error)
-    return trouble
+        except _TransferError as error:
+            trouble = str(error)
+        failures = 1 if _size_of(destination) - before >= _GOOD_PIECE else failures + 1
+        if failures == ATTEMPTS:
+            break
+        time.sleep(_PAUSE_SECONDS * 2 ** (failures - 1) * random.uniform(0.8, 1.2))
+    return f"{trouble} ({failures} tries)"
 
 
 def _transfer(url: str, destination: Path, progress: Progress, limit_bytes: int) -> None:
-    have = destination.stat().st_size if destination.exists() else 0
+    have = _size_of(destination)
     with _answer(url, have) as (response, resumed):
         done = have if resumed else 0
         total = _total(response, done)
@@ -94,7 +122,14 @@ def _transfer(url: str, destination: Path, progress: Progress, limit_bytes: int)
                 file.write(block)
                 progress(done, total, "")
         if total is not None and done != total:
-            raise _TransferError(f"ended after {done} of {total} bytes")
+            raise _TransferError(f"broke off after {done} of {total} bytes")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @contextlib.contextmanager
@@ -108,7 +143,7 @@ def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
     with requests.Session() as session:
         try:
             response = _follow(session, url, headers)
-            if response.status_code == 416:
+            if have and not _goes_on(response, have):
                 response.close()
                 del headers["Range"]
                 response = _follow(session, url, headers)
@@ -120,8 +155,18 @@ def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
                 raise _TransferError(f"answers {status} {response.reason}")
             if status not in (200, 206):
                 raise _RefusedError(f"answers {status} {response.reason}")
-            start = response.headers.get("Content-Range", "").removeprefix("bytes ")
-            yield response, status == 206 and start.startswith(f"{have}-")
+            resumed = "Range" in headers and status == 206
+            if status == 206 and not resumed:
+                raise _RefusedError("sends a part of the file that nobody asked for")
+            yield response, resumed
+
+
+def _goes_on(response: "requests.Response", have: int) -> bool:
+    """Whether an answer to a Range request can be used: the rest, the whole, or a trouble."""
+    if response.status_code == 416:
+        return False
+    start = response.headers.get("Content-Range", "").removeprefix("bytes ")
+    return response.status_code != 206 or start.startswith(f"{have}-")
 
 
 def _follow(session: Any, url: str, headers: dict[str, str]) -> "requests.Response":

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of what packages resolved to."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sevkit.recipe import DebSource, GitSource, UrlSource
+from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve
+
+ORIGIN = {"kind": "deb", "package": "crun", "version": "1.8", "path": "pool/main/c/crun/x.deb"}
+PIN = Pin("blob:" + "ab" * 32, "crun_1.8_amd64.deb", 289288, ORIGIN)
+REQUEST = DebSource(deb="crun", suite="trixie")
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> PinMemory:
+    return PinMemory(tmp_path / "pins")
+
+
+def test_what_was_remembered_is_recalled_until_it_is_forgotten(memory: PinMemory) -> None:
+    assert memory.recall(REQUEST) is None
+    memory.remember(REQUEST, [PIN, PIN])
+    assert memory.recall(REQUEST) == [PIN, PIN]
+    assert PinMemory(memory.folder).recall(REQUEST) == [PIN, PIN]
+    memory.forget(REQUEST)
+    memory.forget(REQUEST)
+    assert memory.recall(REQUEST) is None
+
+
+def test_another_request_is_not_mixed_up_with_it(memory: PinMemory) -> None:
+    memory.remember(REQUEST, [PIN])
+    for other in (
+        DebSource(deb="crun"),
+        DebSource(deb="crun", suite="sid"),
+        DebSource(deb="crun", suite="trixie", version="1.8"),
+        DebGroup(("crun",), "trixie"),
+    ):
+        assert memory.recall(other) is None
+    assert memory.recall(DebSource(deb="crun", suite="trixie", member="usr/bin/crun")) == [PIN]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: {},
+        lambda record: [],
+        lambda record: {**record, "schema": 99},
+        lambda record: {**record, "request": {"deb": "other"}},
+        lambda record: {**record, "pins": "text"},
+        lambda record: {**record, "pins": [{**record["pins"][0], "reference": "blob:1"}]},
+        lambda record: {**record, "pins": [{**record["pins"][0], "reference": "git:" + "a" * 40}]},
+        lambda record: {**record, "pins": [{**record["pins"][0], "name": "../evil"}]},
+        lambda record: {**record, "pins": [{**record["pins"][0], "name": ".."}]},
+        lambda record: {**record, "pins": [{**record["pins"][0], "size": "big"}]},
+        lambda record: {**record, "pins": [{**record["pins"][0], "origin": {"kind": 1}}]},
+        lambda record: {**record, "pins": [{**record["pins"][0], "more": 1}]},
+    ],
+)
+def test_a_damaged_record_is_looked_up_anew(memory: PinMemory, change: Any) -> None:
+    memory.remember(REQUEST, [PIN])
+    [path] = memory.folder.iterdir()
+    good = path.read_bytes()
+    path.write_text(json.dumps(change(json.loads(good))))
+    assert memory.recall(REQUEST) is None
+    path.write_bytes(good)
+    assert memory.recall(REQUEST) == [PIN]
+
+
+def test_a_record_that_is_cut_off_is_looked_up_anew(memory: PinMemory) -> None:
+    memory.remember(REQUEST, [PIN])
+    [path] = memory.folder.iterdir()
+    whole = path.read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:length])
+        assert memory.recall(REQUEST) is None
+    memory.remember(REQUEST, [PIN])
+    assert memory.recall(REQUEST) == [PIN]
+
+
+def test_builds_that_remember_at_once_leave_one_whole_record(memory: PinMemory) -> None:
+    def remember(number: int) -> None:
+        for _ in range(20):
+            memory.remember(REQUEST, [PIN] * number)
+            seen.append(memory.recall(REQUEST))
+
+    seen: list[object] = []
+    threads = [threading.Thread(target=remember, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert None not in seen
+    assert len(list(memory.folder.iterdir())) == 1
+
+
+def test_a_request_that_pins_itself_asks_nobody_and_is_not_remembered(
+    memory: PinMemory, tmp_path: Path
+) -> None:
+    url = UrlSource.model_validate(
+        {"url": ["https://a.example/linux.tar.xz?x=1", "https://b.example/l"], "sha256": "0" * 64}
+    )
+    git = GitSource(git="https://a.example/linux.git", commit="1" * 40)
+    [url_pin], [git_pin] = resolve(url, Apt(tmp_path)), resolve(git, Apt(tmp_path))
+    assert (url_pin.reference, url_pin.name) == (f"blob:{'0' * 64}", "linux.tar.xz")
+    assert (git_pin.reference, git_pin.name) == (f"git:{'1' * 40}", "linux-111111111111.tar")
+    memory.remember(url, [url_pin])
+    memory.remember(git, [git_pin])
+    assert not memory.folder.exists()
+    memory.remember(REQUEST, [PIN])
+    assert memory.folder.exists()
+
+
+def test_every_path_that_was_looked_at_is_observed(memory: PinMemory) -> None:
+    memory.recall(REQUEST)
+    memory.remember(REQUEST, [PIN])
+    assert memory.observed == set(memory.folder.iterdir())

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files by http from servers that break off, lie, stall, redirect and recover."""
+
+import contextlib
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from sevkit.errors import SourceError
+from sevkit.recipe import UrlSource
+from sevkit.sources import Apt, Pin, fetch, resolve
+from sevkit.sources import url as module
+
+CONTENT = random.Random(1).randbytes(300_000)
+WRONG = random.Random(2).randbytes(300_000)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Hands every request to the behaviour of its first path component."""
+
+    protocol_version = "HTTP/1.1"
+    server: "Server"
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.path, self.headers.get("Range")))
+        name = self.path.split("/")[1] if self.path.startswith("/") else "proxied"
+        self.close_connection = True
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            getattr(self, f"answer_{name}")()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def end_headers(self) -> None:
+        self.send_header("Connection", "close")
+        super().end_headers()
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first request of this path."""
+        return sum(path == self.path for path, _ in self.server.requests)
+
+    def send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        headers.setdefault("Content_Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_range(self, content: bytes, upto: int | None = None) -> None:
+        """Serve `content` or the rest of it, breaking off before the byte `upto`."""
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if start >= len(content):
+            self.send(416)
+            return
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[start:upto])
+
+    def answer_good(self) -> None:
+        self.send_range(CONTENT)
+
+    def answer_proxied(self) -> None:
+        self.send_range(CONTENT)
+
+    def answer_wrong(self) -> None:
+        self.send_range(WRONG)
+
+    def answer_pieces(self) -> None:
+        self.send_range(CONTENT, 100_000 * self.attempt)
+
+    def answer_norange(self) -> None:
+        if self.attempt == 1:
+            self.send_range(CONTENT, 100_000)
+        else:
+            self.send(200, CONTENT)
+
+    def answer_otherrange(self) -> None:
+        if self.attempt == 2:
+            self.send(206, CONTENT[5:], Content_Range=f"bytes 5-299999/{len(CONTENT)}")
+        elif self.attempt == 1:
+            self.send_range(CONTENT, 100_000)
+        else:
+            self.send(200, CONTENT)
+
+    def answer_unasked(self) -> None:
+        self.send(206, CONTENT[:9], Content_Range=f"bytes 0-8/{len(CONTENT)}")
+
+    def answer_truncated(self) -> None:
+        self.send_range(CONTENT, 100_000)
+
+    def answer_stalls(self) -> None:
+        self.send_range(CONTENT, 150_000)
+        self.server.hold.wait(10)
+
+    def answer_stallsonce(self) -> None:
+        if self.attempt == 1:
+            self.answer_stalls()
+        else:
+            self.send_range(CONTENT)
+
+    def answer_longer(self) -> None:
+        self.send(200, CONTENT, Content_Length=str(len(CONTENT) + 1000))
+
+    def answer_shorter(self) -> None:
+        self.send(200, CONTENT, Content_Length=str(len(CONTENT) - 1000))
+
+    def answer_absurd(self) -> None:
+        self.send(200, CONTENT, Content_Length=str(1 << 62))
+
+    def answer_endless(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    def answer_busy(self) -> None:
+        if self.attempt <= 2:
+            self.send(503)
+        else:
+            self.send_range(CONTENT)
+
+    def answer_alwaysbusy(self) -> None:
+        self.send(503)
+
+    def answer_missing(self) -> None:
+        self.send(404)
+
+    def answer_moved(self) -> None:
+        self.send(302, Location="/good/file")
+
+    def answer_tofile(self) -> None:
+        self.send(302, Location="file:///etc/hostname")
+
+    def answer_loop(self) -> None:
+        self.send(302, Location=self.path + "x")
+
+    def answer_garbage(self) -> None:
+        self.wfile.write(b"this is no http\r\n\r\n")
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str | None]] = []
+        self.hold = threading.Event()
+
+    def url(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{behaviour}/file"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_READ_SECONDS", 0.5)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.hold.set()
+        running.shutdown()
+        thread.join()
+
+
+Get = Callable[..., bytes]
+
+
+@pytest.fixture
+def get(server: Server, tmp_path: Path) -> Get:
+    """Fetch from mirrors of these behaviours; what is at the destination in the end."""
+
+    def run(*behaviours: str, content: bytes = CONTENT) -> bytes:
+        urls = [server.url(behaviour) for behaviour in behaviours]
+        fetch(pin_of(urls, content), tmp_path / "out", lambda *told: None, Apt(tmp_path / "apt"))
+        return (tmp_path / "out").read_bytes()
+
+    return run
+
+
+def pin_of(urls: list[str], content: bytes = CONTENT) -> Pin:
+    digest = hashlib.sha256(content).hexdigest()
+    source = UrlSource.model_validate({"url": urls, "sha256": digest})
+    [pin] = resolve(source, Apt(Path("/nonexistent")))
+    assert pin.reference == f"blob:{digest}"
+    return pin
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "tries"),
+    [
+        ("good", 1),
+        ("pieces", 3),
+        ("norange", 2),
+        ("otherrange", 3),
+        ("stallsonce", 2),
+        ("busy", 3),
+        ("moved", 1),
+    ],
+)
+def test_a_file_arrives_in_spite_of_the_server(
+    behaviour: str, tries: int, get: Get, server: Server
+) -> None:
+    assert get(behaviour) == CONTENT
+    assert sum(path.startswith(f"/{behaviour}/") for path, _ in server.requests) == tries
+
+
+def test_a_broken_transfer_goes_on_where_it_broke_off(get: Get, server: Server) -> None:
+    get("pieces")
+    assert [asked for _, asked in server.requests] == [None, "bytes=100000-", "bytes=200000-"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [
+        ("wrong", f"its SHA-256 is {hashlib.sha256(WRONG).hexdigest()}, not "),
+        ("shorter", "its SHA-256 is "),
+        ("truncated", "broke off"),
+        ("longer", "broke off"),
+        ("stalls", "does not answer in time"),
+        ("absurd", "more than the 8589934592 allowed"),
+        ("alwaysbusy", "answers 503"),
+        ("missing", "answers 404 Not Found"),
+        ("tofile", "redirects to file:///etc/hostname, which is not http"),
+        ("loop", "redirects more than 5 times"),
+        ("unasked", "a part of the file that nobody asked for"),
+        ("garbage", ""),
+    ],
+)
+def test_a_server_that_can_not_be_used_is_named_with_the_reason_and_the_next_one_asked(
+    behaviour: str, why: str, get: Get, server: Server
+) -> None:
+    with pytest.raises(SourceError) as caught:
+        get(behaviour)
+    assert f"{server.url(behaviour)}: " in caught.value.why
+    assert why in caught.value.why
+    assert len(caught.value.why.splitlines()) == 1
+    assert "Traceback" not in str(caught.value)
+    assert get(behaviour, "good") == CONTENT
+
+
+def test_all_mirrors_are_named_when_none_has_the_file(get: Get, server: Server) -> None:
+    with pytest.raises(SourceError) as caught:
+        get("missing", "wrong")
+    missing, wrong = caught.value.why.splitlines()
+    assert missing.startswith(server.url("missing"))
+    assert wrong.startswith(server.url("wrong"))
+    assert hashlib.sha256(CONTENT).hexdigest() in wrong
+
+
+def test_an_endless_file_ends_at_the_limit(server: Server, tmp_path: Path) -> None:
+    pin = pin_of([server.url("endless")])
+    with pytest.raises(SourceError, match="could not be fetched") as caught:
+        module.fetch_url(pin, tmp_path / "out", lambda *told: None, limit_bytes=1 << 20)
+    assert "sends more than the 1048576 bytes allowed" in caught.value.why
+    assert not (tmp_path / "out").exists()
+    good = pin_of([server.url("good")])
+    module.fetch_url(good, tmp_path / "out", lambda *told: None, limit_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("left", [WRONG[:1000], WRONG, WRONG + WRONG], ids=["part", "all", "more"])
+def test_what_another_file_left_behind_is_started_over(
+    left: bytes, get: Get, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_bytes(left)
+    assert get("good") == CONTENT
+
+
+def test_a_complete_file_asks_nobody(get: Get, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(CONTENT)
+    assert get("missing") == CONTENT
+    assert server.requests == []
+
+
+def test_a_second_mirror_goes_on_with_what_the_first_one_brought(get: Get, server: Server) -> None:
+    assert get("truncated", "good") == CONTENT
+    assert server.requests[-1] == ("/good/file", "bytes=100000-")
+
+
+def test_a_host_that_refuses_or_does_not_exist_is_said_in_words(
+    tmp_path: Path, server: Server
+) -> None:
+    server.server_close()
+    for url, why in (
+        (server.url("good"), "refuses the connection"),
+        ("http://no-such-host.invalid/file", "name can't be resolved"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
+        assert why in caught.value.why
+
+
+def test_the_proxy_of_the_environment_is_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    url = "http://mirror.invalid/some/file"
+    module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
+    assert server.requests == [(url, None)]
+
+
+def test_progress_tells_bytes_and_the_total(server: Server, tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    pin = pin_of([server.url("pieces")])
+    module.fetch_url(pin, tmp_path / "out", lambda done, total, note: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[0] == (0, len(CONTENT))
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_redirection_from_https_to_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    def answer(location: str) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.headers["Location"] = 302, location
+        response.raw = contextlib.closing(open("/dev/null", "rb")).__enter__()  # noqa: PTH123, SIM115
+        return response
+
+    session = requests.Session()
+    answers = iter([answer("http://plain.invalid/")])
+    monkeypatch.setattr(session, "get", lambda *words, **named: next(answers))
+    with pytest.raises(module._RefusedError, match="redirects from https"):
+        module._follow(session, "https://safe.invalid/", {})
