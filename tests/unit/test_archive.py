@@ -466,6 +466,20 @@ def test_memory_stays_small_for_a_large_member(tmp_path: Path, out: Path) -> Non
     assert (out / "large").stat().st_size == 200 << 20
 
 
+def test_a_full_disk_is_not_blamed_on_the_archive(
+    store: Callable[[bytes], Path], out: Path
+) -> None:
+    archive = store(lzma.compress(tar(file("large", bytes(4 << 20)))))
+    full = f'mount -t tmpfs -o size=1m none "{out}" && exec "$@"'
+    confined = ["unshare", "--map-root-user", "--mount", "sh", "-c", full, "sh"]
+    if subprocess.run([*confined, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no user namespaces here, so no small disk to fill")
+    command = [*confined, sys.executable, "-c", _UNPACK, str(archive), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 28] No space left on device"
+    unpack(archive, out)
+
+
 # --- Debian packages ---------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@
 Build steps are another matter: they run in the sandbox and have no network.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,7 +24,8 @@ def run_watched(
     """Run a command to its end; its status, and what it said on standard error.
 
     `watch` is called several times a second. When it raises, or the thread is interrupted, the
-    command is killed with its children. Raises `FileNotFoundError` when there is no such command.
+    command is killed with its children. Raises `FileNotFoundError` when there is no such command,
+    and `OSError` (ENOSPC) when it failed because the disk is full.
     """
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
@@ -48,4 +50,7 @@ def run_watched(
             process.wait()
             raise
         said.seek(0)
-        return status, said.read()
+        words = said.read()
+    if status != 0 and os.strerror(errno.ENOSPC) in words:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"what {Path(argv[0]).name} fetches")
+    return status, words
