@@ -61,6 +61,7 @@ _SIZE = "[0-9]{1,12} ?(KiB|MiB|GiB|)"
 _LEVELS = {"zstd": (1, 19), "lz4": (1, 12), "gzip": (1, 9), "xz": (0, 9), "none": (0, 0)}
 _PATH_BYTES = 4095
 """linux/limits.h: PATH_MAX is 4096, its NUL included; a name in it has at most 255."""
+_TEMPLATE_WORDS = ("and", "else", "false", "if", "in", "is", "none", "not", "or", "self", "true")
 _NOT_ON_A_COMMAND_LINE = ("root", "rootfstype", "rootflags", "init", "rdinit", "initrd")
 
 
@@ -141,9 +142,17 @@ def _word(value: str) -> str:
     return value
 
 
+def _variable_name(value: str) -> str:
+    if value.lower() in _TEMPLATE_WORDS:
+        raise ValueError("is a word of the template language")
+    return value
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+VariableName = Annotated[
+    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$"), AfterValidator(_variable_name)
+]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}$")]
 Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 DebVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+:~-]*$")]

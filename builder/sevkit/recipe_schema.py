@@ -25,6 +25,7 @@ def schema() -> dict[str, Any]:
     }
     made["required"] = ["schema", "name"]
     body = _writable({**made, "$defs": parts})
+    body["description"] = "A recipe file of sevkit."
     body["properties"]["extends"] = {
         "type": "string",
         "minLength": 1,

@@ -91,6 +91,8 @@ class Templates:
         try:
             tree = self._environment.parse(text)
             used = self._checked(tree)
+            if "self" in used:  # Jinja's name for the template, an object
+                raise UndefinedError("'self' is undefined")
             values = {name: self._value(name) for name in sorted(used & self._variables.keys())}
             rendered = self._environment.from_string(tree).render(values)
         except RecipeError:
