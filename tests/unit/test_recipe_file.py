@@ -281,6 +281,8 @@ def test_an_empty_path_is_refused(project: Project) -> None:
         (b"a = 1\na = 2\n", ":2: not TOML: cannot overwrite a value"),
         (b"a = " + b"9" * 5000, "not TOML"),
         (b"a = 0x" + b"f" * 5000, ":1: a: a number of more than 64 bits"),
+        (b"a = 9223372036854775808", ":1: a: a number of more than 64 bits"),
+        (b"[a]\nb = [-9223372036854775809]", ":2: a.b[0]: a number of more than 64 bits"),
         (b"#" * (257 << 10), "is larger than 256 KiB"),
         (b"a = " + b"[" * 9000, "nested more than 8 deep"),
         (b"a = " + b"{a=" * 9000, "nested more than 8 deep"),

@@ -87,6 +87,7 @@ BAD = [
     ('agent = { path = "agent", binary = "a", source = "ovmf" }', "agent.source: does not go with"),
     ('agent = { path = "agent", binary = "a", member = "b" }', "agent.member: goes with source"),
     ('agent = { source = "ovmf", binary = "a" }', "agent.binary: goes with path, not with source"),
+    ('agent = { source = "ovmf", debs = ["aa"] }', "agent.debs: goes with path, not with source"),
     ('agent = { source = "ovfm" }', "agent.source: no source is called 'ovfm': did you mean 'ovmf"),
     ('initramfs.max_size = "14 MB"', 'initramfs.max_size: "14 MB" is no size'),
     ("initramfs.max_size = 0", "initramfs.max_size: 0 must be greater than 0"),
