@@ -157,6 +157,14 @@ class Built:
     idle: bool
     files: Sequence[str]
 
+    def remarks(self) -> list[str]:
+        """What a user should know about the image, from its manifest; nothing for a stage."""
+        from sevkit.manifest import load as load_manifest
+
+        if not (self.result / "manifest.json").is_file():
+            return []
+        return load_manifest(self.result).remarks()
+
 
 def _files_of(image: Path) -> list[str]:
     return [str(image.parent / "latest"), str(image), *(str(path) for path in image.iterdir())]

@@ -69,6 +69,8 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
         seconds = time.monotonic() - started
         for answer in answers:
             click.echo(f"built in {seconds:.1f} s: {shown(answer.result)}")
+            for remark in answer.remarks():
+                click.echo(f"  {remark}")
     return 0
 
 
@@ -92,9 +94,10 @@ def list_(place: Place) -> None:
                 recipe = project.recipe(name, {})
                 summary = f"{recipe.version:10} {recipe.summary}"
             except RecipeError as error:
-                summary = f"(broken) {error.what}"
+                click.echo(f"{name:22} (broken) {error.what}")
+                continue
             click.echo(f"{name:22} {summary}")
-            latest = place.output / name / "latest"
+            latest = place.output / recipe.name / "latest"
             if latest.exists():
                 click.echo(f"{'':22} {shown(latest)} → {latest.resolve().name}")
 
