@@ -16,6 +16,8 @@ from pathlib import Path
 from sevkit.errors import RecipeError
 
 _PACKAGE = Path(__file__).resolve().parent
+_COMPARED = 500
+_OFFERED = 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -108,7 +110,7 @@ class Library:
         else:
             roots = self.roots
         raise RecipeError(
-            f"there is no {what} '{name}'{nearest(name, self._names(folder, ending, roots))}",
+            f"there is no {what} {name!r}{nearest(name, self._names(folder, ending, roots))}",
             why="looked in " + ", ".join(str(root / folder) for root in roots) if roots else "",
         )
 
@@ -131,13 +133,18 @@ def is_there(path: Path, *, folder: bool | None = None) -> bool:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence on a name that does not exist: the nearest there is, else all."""
+    """The end of a sentence on a name that does not exist: the nearest there is, else all.
+
+    Nothing near is looked for among very many names, and only the first of many are listed.
+    """
     known = sorted(set(names))
     same = [other for other in known if other.casefold() == name.casefold()]
-    close = same or difflib.get_close_matches(name[:100], known, n=1, cutoff=0.6)
+    compared = known if len(known) <= _COMPARED else []
+    close = same or difflib.get_close_matches(name[:100], compared, n=1, cutoff=0.6)
     if close:
         return f": did you mean '{close[0]}'?"
-    return f": one of {', '.join(known)}" if known else ""
+    more = f" and {len(known) - _OFFERED} more" if len(known) > _OFFERED else ""
+    return f": one of {', '.join(known[:_OFFERED])}{more}" if known else ""
 
 
 def _is_path(name: str) -> bool:

@@ -62,6 +62,9 @@ _LEVELS = {"zstd": (1, 19), "lz4": (1, 12), "gzip": (1, 9), "xz": (0, 9), "none"
 _PATH_BYTES = 4095
 """linux/limits.h: PATH_MAX is 4096, its NUL included; a name in it has at most 255."""
 _TEMPLATE_WORDS = ("and", "else", "false", "if", "in", "is", "none", "not", "or", "self", "true")
+_ADDRESS = r"[^\s\x00-\x1f\x7f-\x9f]+$"
+_URL = f"^https?://{_ADDRESS}"
+_GIT_URL = f"^(https?|ssh|git|file)://{_ADDRESS}"
 _NOT_ON_A_COMMAND_LINE = ("root", "rootfstype", "rootflags", "init", "rdinit", "initrd")
 
 
@@ -157,8 +160,8 @@ Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}$")]
 Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 DebVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+:~-]*$")]
 Suite = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
-GitUrl = Annotated[str, Field(pattern=r"^(https?|ssh|git|file)://[^\s]+$")]
+Url = Annotated[str, Field(pattern=_URL)]
+GitUrl = Annotated[str, Field(pattern=_GIT_URL)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 GuestPath = Annotated[
@@ -192,11 +195,11 @@ Urls = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^https?://[^\s]+$"},
+                {"type": "string", "pattern": _URL},
                 {
                     "type": "array",
                     "minItems": 1,
-                    "items": {"type": "string", "pattern": r"^https?://[^\s]+$"},
+                    "items": {"type": "string", "pattern": _URL},
                 },
             ]
         }
@@ -213,8 +216,8 @@ FORMS: Mapping[str, str] = {
     "^[a-z0-9][a-z0-9+.-]+$": "the name of a Debian package",
     "^[A-Za-z0-9][A-Za-z0-9.+:~-]*$": "the version of a Debian package",
     "^[a-z][a-z0-9-]*$": "a suite, such as bookworm or bookworm-backports",
-    r"^https?://[^\s]+$": "an address that starts with https:// or http://",
-    r"^(https?|ssh|git|file)://[^\s]+$": "an address that starts with https://, ssh:// or git://",
+    _URL: "an address that starts with https:// or http://, and nothing unprintable in it",
+    _GIT_URL: "an address that starts with https://, ssh:// or git://, and nothing unprintable in it",
     "^[A-Za-z0-9][A-Za-z0-9._-]*$": "the name of a file",
 }
 """Each pattern that a value may fail, in words."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sevkit.errors import RecipeError
 from sevkit.library import Library, is_there, nearest
 from sevkit.recipe import LIST_LENGTH, Dotted, Recipe
-from sevkit.recipe_problems import explained, shown
+from sevkit.recipe_problems import explained, shown, visible
 from sevkit.recipe_schema import schema
 from sevkit.recipe_tree import Node, dotted, merged, needs_quotes, read_tree
 from sevkit.template import BrokenVariableError, Templates
@@ -66,13 +66,13 @@ class _Draft:
             try:
                 path = self._library.parent(said.text, path)
             except RecipeError as error:
-                raise RecipeError(f"{where}{error.what}", why=error.why) from None
+                raise RecipeError(visible(f"{where}{error.what}"), why=error.why) from None
             if path in self._files:
                 loop = [*self._files[self._files.index(path) :], path]
                 names = " → ".join(file.name for file in loop)
                 raise RecipeError(f"{where}recipes extend each other in a loop: {names}")
             if not is_there(path):
-                raise RecipeError(f"{where}there is no {path}")
+                raise RecipeError(visible(f"{where}there is no {path}"))
             if len(chain) == _CHAIN:
                 raise RecipeError(f"{where}more than {_CHAIN} recipes extend each other")
 
@@ -103,7 +103,7 @@ class _Draft:
         for name, value in given.items():
             if name not in known.table:
                 near = nearest(name, known.table) or ": it has none"
-                raise RecipeError(f"{self._path.name} has no variable '{name}'{near}")
+                raise RecipeError(f"{self._path.name} has no variable {name!r}{near}")
             if not value.isprintable():
                 raise RecipeError(f"{name}={value!r}: must be printable characters")
         templates = Templates({name: node.text for name, node in known.table.items()}, given)
@@ -222,5 +222,5 @@ class _Draft:
         if node.is_bad:
             return
         node.is_bad = not isinstance(node.value, (dict, list))
-        line = f"{node.path}:{node.line}: {dotted(at)}: {what}"
+        line = visible(f"{node.path}:{node.line}: {dotted(at)}: {what}")
         self._problems.append((self._files.index(node.path), node.line, line))

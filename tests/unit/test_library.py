@@ -156,3 +156,13 @@ def test_the_nearest_name_is_offered_or_all_are() -> None:
     assert nearest("lnux", ["linux", "ovmf"]) == ": did you mean 'linux'?"
     assert nearest("xyz", ["b", "a"]) == ": one of a, b"
     assert nearest("xyz", []) == ""
+
+
+def test_of_many_names_some_are_listed_and_of_very_many_none_is_compared() -> None:
+    some = [f"n{number:04}" for number in range(31)]
+    assert nearest("xyz", some[:30]).endswith(", n0029")
+    assert nearest("xyz", some).endswith(", n0029 and 1 more")
+    many = [f"n{number:04}" for number in range(501)]
+    assert nearest("n0001x", many[:500]) == ": did you mean 'n0001'?"
+    assert nearest("n0001x", many).endswith(" and 471 more")
+    assert nearest("N0001", many) == ": did you mean 'n0001'?"

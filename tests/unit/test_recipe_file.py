@@ -157,7 +157,7 @@ def test_extends_may_be_a_path_beside_the_file(project: Project) -> None:
         ('"bas"', "there is no recipe 'bas': did you mean 'base'?"),
         ('"./none.toml"', "there is no none.toml"),
         ('""', "there is no recipe ''"),
-        ('"a\\u0000/b"', "there is no a\0/b"),
+        ('"a\\u0000/b"', "there is no a\\x00/b"),
         ("3", "must be the name of a recipe, in quotes"),
     ],
 )
@@ -303,9 +303,9 @@ def test_a_file_that_is_no_recipe_gets_one_clear_error(
 def test_a_very_large_file_is_refused_without_being_read(project: Project) -> None:
     path = project.recipe("large", b"")
     os.truncate(path, 100 << 20)
-    started = time.perf_counter()
+    started = time.process_time()
     assert "is larger than 256 KiB" in project.refused("large")
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_folders_devices_pipes_and_missing_files_are_refused(project: Project) -> None:
@@ -399,6 +399,44 @@ def test_an_inherited_element_is_told_at_the_line_of_the_parent(project: Project
     project.recipe("base", BASE.replace('["one", "two"]', '["one", "tow"]'))
     said = project.refusal('kernel.configs = ["three", "..."]\n')
     assert said.startswith("base.toml:16: kernel.configs[2]: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"a\\nb\\u001b[2J" = 1', '"a\\nb\\x1b[2J": there is no such key'),
+        ('kernel.source = "a\\nb"', "kernel.source: no source is called 'a\\nb'"),
+        ('kernel.configs = ["a\\u001b[2J"]', "there is no kernel config fragment 'a\\x1b[2J'"),
+        ('sources.x = { file = "a\\nb\\u202e" }', "there is no a\\nb\\u202e"),
+        ('version = "é\\u0007"', '"é\\u0007" is not a version'),
+    ],
+)
+def test_what_can_not_be_printed_is_escaped_so_that_a_problem_is_one_line(
+    text: str, said: str, project: Project
+) -> None:
+    told = project.refusal(text + "\n")
+    assert told.startswith("child.toml:4: ")
+    assert said in told
+    assert told.isprintable()
+
+
+def test_a_name_that_can_not_be_printed_is_escaped_in_extends_and_on_the_command_line(
+    project: Project,
+) -> None:
+    project.recipe("child", CHILD.replace('"base"', '"a\\n\\u001bb"'))
+    assert "there is no recipe 'a\\n\\x1bb'" in project.refused("child")
+    assert "there is no recipe 'a\\nb'" in project.refused("a\nb")
+    assert "has no variable 'a\\nb'" in project.refused("base", {"a\nb": "1"})
+
+
+def test_very_many_wrong_names_among_very_many_are_told_soon(project: Project) -> None:
+    debs = ",".join(f'"{{{{ v{n}x }}}}"' for n in range(300))
+    names = "".join(f'v{n} = ""\n' for n in range(15000))
+    started = time.process_time()
+    said = project.refusal(f"initramfs.debs = [{debs}]\n[vars]\n{names}")
+    assert time.process_time() - started < 5
+    assert "there is no variable 'v0x': one of series, v0, v1, " in said
+    assert len(said) < 100_000
 
 
 def test_very_many_problems_are_cut_and_counted(project: Project) -> None:

@@ -10,7 +10,8 @@ import pytest
 from recipe_samples import BASE, CHILD, Project
 from test_recipe_values import BAD, GOOD
 
-from sevkit.recipe_file import schema
+from sevkit.library import Library
+from sevkit.recipe_file import load, schema
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(schema())
@@ -48,6 +49,15 @@ def test_the_schema_is_one() -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.toml")), ids=str)
 def test_a_shipped_recipe_fits(path: Path) -> None:
     assert fits(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", Library.of(REPOSITORY).recipes())
+def test_a_shipped_recipe_still_fits_when_it_is_resolved(name: str) -> None:
+    recipe = load(name, {}, Library.of(REPOSITORY))
+    resolved = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    VALIDATOR.validate(resolved)
+    del resolved["kernel"]["source"]
+    assert not VALIDATOR.is_valid(resolved)
 
 
 @pytest.mark.parametrize("text", GOOD)

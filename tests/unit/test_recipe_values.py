@@ -39,6 +39,7 @@ GOOD = [
     'sources.x = { deb = "g++", version = "4:12.2.0-3" }',
     f'sources.x = {{ git = "ssh://git@host/x", commit = "{COMMIT}" }}',
     f'sources.x = {{ url = "http://[::1]:80/x?y=z", sha256 = "{SHA}", member = "./a/b" }}',
+    f'sources.x = {{ git = "file:///srv/größe.git", commit = "{COMMIT}" }}',
     'sources.never-used = { deb = "hello" }',
 ]
 
@@ -67,6 +68,11 @@ BAD = [
     (f'sources.x = {{ url = "https://a", sha256 = "{SHA[1:]}" }}', "is not 64 lower-case hexadeci"),
     ('sources.x = { git = "https://a" }', "sources.x.commit: is missing"),
     ('sources.x = { git = "https://a", commit = "main" }', 'sources.x.commit: "main" is not 40'),
+    (f'sources.x = {{ url = "https://a/\\u0000", sha256 = "{SHA}" }}', "is not an address"),
+    (f'sources.x = {{ url = "https://a/\\u001b[2J", sha256 = "{SHA}" }}', "is not an address that"),
+    (f'sources.x = {{ url = "https://a/ b", sha256 = "{SHA}" }}', "is not an address that starts"),
+    (f'sources.x = {{ git = "https://a/\\u0000", commit = "{COMMIT}" }}', "is not an address that"),
+    (f'sources.x = {{ git = "ssh://a/\\u007f", commit = "{COMMIT}" }}', "is not an address"),
     ("kernel.configs = []", "kernel.configs: must not be empty"),
     ('kernel.configs = "one"', 'kernel.configs: must be a list, not "one"'),
     ('kernel.configs = ["one", "one"]', "kernel.configs[1]: one is there twice"),
