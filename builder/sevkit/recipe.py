@@ -216,8 +216,8 @@ FORMS: Mapping[str, str] = {
     "^[a-z0-9][a-z0-9+.-]+$": "the name of a Debian package",
     "^[A-Za-z0-9][A-Za-z0-9.+:~-]*$": "the version of a Debian package",
     "^[a-z][a-z0-9-]*$": "a suite, such as bookworm or bookworm-backports",
-    _URL: "an address that starts with https:// or http://, and nothing unprintable in it",
-    _GIT_URL: "an address that starts with https://, ssh:// or git://, and nothing unprintable in it",
+    _URL: "an address that starts with https:// or http://, all of it printable",
+    _GIT_URL: "an address that starts with https://, ssh:// or git://, all of it printable",
     "^[A-Za-z0-9][A-Za-z0-9._-]*$": "the name of a file",
 }
 """Each pattern that a value may fail, in words."""
