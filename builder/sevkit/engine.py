@@ -6,7 +6,6 @@ made: a stage's output reaches the store by one rename or not at all.
 """
 
 import importlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sevkit.errors import HostError, SevkitError, SourceError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
-from sevkit.sandbox import CancelledError, Processes, SandboxRunner, check_confinement
+from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
 from sevkit.stage import BuildFunction, Plan, Stage, changes
 from sevkit.store import Store, full_disk_explained
 
@@ -347,4 +346,6 @@ def _build_function(stage: Stage) -> BuildFunction:
 
 
 def _is_there(tool: str) -> bool:
-    return os.path.exists(tool) if tool.startswith("/") else shutil.which(tool) is not None  # noqa: PTH110
+    if tool.startswith("/"):
+        return Path(tool).exists()
+    return shutil.which(tool, path=ENVIRONMENT["PATH"]) is not None

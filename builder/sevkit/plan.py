@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sevkit.errors import BuildError, HostError, RecipeError
+from sevkit.errors import BuildError, RecipeError
 from sevkit.library import Library
 from sevkit.recipe import (
     DebSourcePackage,
@@ -21,6 +21,7 @@ from sevkit.recipe import (
     Recipe,
     Source,
 )
+from sevkit.sandbox import ENVIRONMENT
 from sevkit.sources.pins import DebGroup, Pin
 from sevkit.stage import Json, Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
@@ -163,7 +164,7 @@ class _Planner:
     def tool(self, name: str) -> str:
         if name not in self.versions:
             self.versions[name] = tool_version(name)
-            if found := shutil.which(name):
+            if found := shutil.which(name, path=ENVIRONMENT["PATH"]):
                 self.library.observed.update([Path(found), Path(found).resolve()])
         return self.versions[name]
 
@@ -175,11 +176,16 @@ def _inside(path: Path) -> Iterator[Path]:
 
 
 def tool_version(name: str) -> str:
-    """The first line of `name --version`. Raises `HostError` when the tool is not there."""
+    """The first line of `name --version`, of the tool that build steps would run.
+
+    ``missing`` where there is none: the engine names all that is missing at once.
+    """
     try:
-        answer = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise HostError(f"{name} is missing", hint=f"apt-get install {name}") from error
+        answer = subprocess.run(
+            [name, "--version"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "missing"
     if answer.returncode != 0:
         raise BuildError(f"{name} --version failed", why=answer.stderr.strip())
     return answer.stdout.partition("\n")[0].strip()
