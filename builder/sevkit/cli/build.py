@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs that plan and build: build, list, check, fetch, update, show, clean."""
 
+import json
 import os
 import shutil
 import sys
@@ -53,7 +54,12 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
     if dry_run:
         return 0
     idle = all(answer.idle for answer in answers)
-    if idle and not options.as_json:
+    if options.as_json:
+        for answer in answers:
+            place_of = {"recipe": answer.plan.recipe.name, "path": str(answer.result)}
+            click.echo(json.dumps({"event": "Result", **place_of, "idle": answer.idle}))
+        return 0
+    if idle:
         from sevkit import uptodate
 
         text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
@@ -65,7 +71,7 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
             read_since_ns=read_since,
         )
         click.echo(text)
-    elif not options.as_json:
+    else:
         seconds = time.monotonic() - started
         for answer in answers:
             click.echo(f"built in {seconds:.1f} s: {shown(answer.result)}")
