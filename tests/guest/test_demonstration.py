@@ -19,6 +19,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 BuildImage = Callable[..., Path]
 DISK_BYTES = 20 << 20
+OTHERS_SLOTS = 150
+"""More than the agent's port and the share of the root take while the disk is read (some 70)."""
+BOUNCED_SLOTS = 300
+"""Less than reading the disk takes when it bounces (some 510)."""
 
 
 def boot(sevkit: Sevkit, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -87,22 +91,22 @@ def rise_of_high_water(image: Path, disk: Path, root: Path, cache: Path, extra: 
 def test_a_disk_bounces_whether_or_not_it_offers_access_platform(
     sev_guest: Path, disk: Path, busybox_root: Path, tmp_path: Path, extra: str
 ) -> None:
-    assert rise_of_high_water(sev_guest, disk, busybox_root, tmp_path, extra) > 200
+    assert rise_of_high_water(sev_guest, disk, busybox_root, tmp_path, extra) > BOUNCED_SLOTS
 
 
 def test_without_our_patch_such_a_disk_does_not_bounce(
     unpatched: Path, disk: Path, busybox_root: Path, tmp_path: Path
 ) -> None:
-    assert rise_of_high_water(unpatched, disk, busybox_root, tmp_path) < 50
+    assert rise_of_high_water(unpatched, disk, busybox_root, tmp_path) < OTHERS_SLOTS
     offered = ",iommu_platform=on"
-    assert rise_of_high_water(unpatched, disk, busybox_root, tmp_path, offered) > 200
+    assert rise_of_high_water(unpatched, disk, busybox_root, tmp_path, offered) > BOUNCED_SLOTS
 
 
 def test_linux_6_1_bounces_too(
     build_image: BuildImage, disk: Path, busybox_root: Path, tmp_path: Path
 ) -> None:
     image = build_image("sev-guest", "kernel_series=6.1")
-    assert rise_of_high_water(image, disk, busybox_root, tmp_path) > 200
+    assert rise_of_high_water(image, disk, busybox_root, tmp_path) > BOUNCED_SLOTS
 
 
 @pytest.mark.parametrize(("setting", "release"), [((), "6.12."), (("kernel_series=6.1",), "6.1.")])
