@@ -9,9 +9,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "rootfs.h"
+
+enum { SIGNAL_LAST = 64 };
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -41,14 +44,36 @@ static bool set_up_stdio(const int stdio[3])
            dup2(stdio[2], STDERR_FILENO) >= 0;
 }
 
-/* What the agent changed for itself goes back to what a program may expect. Dispositions of
+/* rt_sigaction(2) itself: the C library's functions refuse the signals that it keeps for its own
+ * use, 32 and 33, which whoever started the agent may have left ignored. */
+static bool reset_signal(int number)
+{
+    /* The kernel's struct sigaction: handler, flags, restorer, mask; all zero is SIG_DFL
+     * (arch/x86/include/uapi/asm/signal.h). */
+    static const unsigned long ordinary[4];
+    long result;
+    register unsigned long mask_bytes __asm__("r10") = sizeof ordinary[0];
+
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"((long)SYS_rt_sigaction), "D"((long)number), "S"(ordinary), "d"(0L),
+                       "r"(mask_bytes)
+                     : "rcx", "r11", "memory");
+    return result == 0;
+}
+
+/* What the agent or its parent changed goes back to what a program may expect. Dispositions of
  * handled signals are reset by exec; ignored ones are not. */
 static bool undo_agent(void)
 {
     sigset_t none;
 
+    for (int number = 1; number <= SIGNAL_LAST; number++) {
+        if (number != SIGKILL && number != SIGSTOP && !reset_signal(number))
+            return false;
+    }
     sigemptyset(&none);
-    if (signal(SIGPIPE, SIG_DFL) == SIG_ERR || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
+    if (sigprocmask(SIG_SETMASK, &none, NULL) != 0)
         return false;
     const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0)
