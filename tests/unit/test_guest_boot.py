@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from sevkit.errors import HostError, ImageError, RecipeError
-from sevkit.guest.boot import Limits, Outcome, Setting, boot, limits_for, watch
+from sevkit.guest.boot import Outcome, Setting, boot, limits_for, watch
 from sevkit.guest.console import LOG_BYTES, Console
-from sevkit.guest.conversation import Command
 from sevkit.guest.launch import Launch, Qemu
 from sevkit.guest.qemu import GuestSpec
+from sevkit.guest.running import Limits
 
 LIMITS = Limits(hello=10, answer=10, power_off=10, panic=0.2)
 SPEC = GuestSpec(kernel=Path("/vmlinuz"), cmdline="console=ttyS0")
@@ -41,24 +41,49 @@ sleep = time.sleep
 def frame(kind, payload, process=0):
     agent.sendall(struct.pack("<IBBH", len(payload), kind, 0, process) + payload)
 
-def say(name, **body):
-    frame(0, json.dumps({{name: body}}).encode())
+def say(**message):
+    frame(0, json.dumps(message).encode())
 
 def hear():
     length, kind, _, process = struct.unpack("<IBBH", agent.recv(8, socket.MSG_WAITALL))
     payload = agent.recv(length, socket.MSG_WAITALL) if length else b""
+    if kind == 4:
+        return struct.unpack("<II", payload)
     return json.loads(payload) if kind == 0 else payload
 
-def greet():
-    say("hello", protocol=1, agent="0.1.0")
-    say("report", kernel="6.12")
-
-def end():
-    say("exited", status=7)
-    say("report", kernel="6.12")
-    while (heard := hear()) == b"":
+def asked(method):
+    while not isinstance(request := hear(), dict):
         pass
-    assert heard == {{"shutdown": {{}}}}
+    assert request["method"] == method, request
+    return request
+
+def answer(request, **result):
+    say(id=request["id"], result=result)
+
+def hello():
+    say(event="hello", params=dict(protocol=2, agent="0.2.0"))
+
+def reports():
+    answer(asked("report"), kernel="6.12")
+
+def greet():
+    hello()
+    reports()
+
+def runs():
+    request = asked("run")
+    answer(request, process=1)
+    waits.append(asked("wait"))
+    return request["params"]
+
+waits = []
+
+def end(status=7):
+    answer(waits.pop(), status=status)
+    reports()
+    while (heard := hear()) == b"" or isinstance(heard, tuple):
+        pass
+    assert heard["method"] == "shutdown"
 
 {body}
 """
@@ -91,7 +116,7 @@ class Bench:
         return boot(
             SPEC,
             self.setting(body, limits, rootfs=rootfs),
-            command=Command(argv) if argv else None,
+            command=argv,
             stdout=self.stdout,
             stderr=self.stderr,
             stdin=stdin,
@@ -105,7 +130,7 @@ def bench(tmp_path: Path) -> Bench:
 
 GOOD = """
 greet()
-request = hear()["run"]
+request = runs()
 frame(2, " ".join(request["argv"]).encode(), 1)
 frame(3, b"\\x1b[31m\\xff", 1)
 end()
@@ -128,21 +153,34 @@ def test_without_a_command_there_is_one_report(bench: Bench) -> None:
 
 
 def test_the_request_names_the_shared_root_and_whether_there_is_input(bench: Bench) -> None:
-    body = "greet(); frame(2, json.dumps(hear()['run']).encode(), 1); end()"
+    body = "greet(); frame(2, json.dumps(runs()).encode(), 1); end()"
     bench.boot(body, rootfs=bench.folder)
-    assert b'"rootfs": {"type": "9p", "tag": "rootfs"}, "stdin": false' in bench.stdout.getvalue()
+    assert (
+        b'"stdin": false, "tty": null, "rootfs": {"type": "9p", "tag": "rootfs"}'
+        in bench.stdout.getvalue()
+    )
     bench.boot(body, stdin=os.open(os.devnull, os.O_RDONLY))
-    assert b'"rootfs": null, "stdin": true' in bench.stdout.getvalue()
+    assert b'"stdin": true, "tty": null, "rootfs": null' in bench.stdout.getvalue()
 
 
 def test_input_from_a_file_arrives_whole_and_ends(bench: Bench) -> None:
     data = os.urandom(3_000_000)
     (bench.folder / "data").write_bytes(data)
     body = """
-    greet(); hear()
-    while piece := hear():
-        for start in range(0, len(piece), 60000):
-            frame(2, piece[start:start + 60000], 1)
+    greet(); runs()
+    pending, room, more = b"", 32768, True
+    while more or pending:
+        heard = hear() if more or not room else (2, 0)
+        if isinstance(heard, tuple):
+            room += heard[1]
+        else:
+            pending, more = pending + heard, bool(heard)
+            if more:
+                frame(4, struct.pack("<II", 1, len(heard)), 1)
+        piece, pending = pending[:room], pending[room:]
+        if piece:
+            frame(2, piece, 1)
+            room -= len(piece)
     end()
     """
     with (bench.folder / "data").open("rb") as file:
@@ -168,8 +206,8 @@ def test_input_is_not_read_ahead_of_a_guest_that_does_not_take_it(bench: Bench) 
     writer.start()
     try:
         bench.boot(
-            "greet(); hear(); sleep(1); say('exited', status=0);"
-            "say('report'); agent.shutdown(0); sleep(0.1)",
+            "greet(); runs(); sleep(1); answer(waits.pop(), status=0);"
+            "reports(); agent.shutdown(0); sleep(0.1)",
             stdin=ours,
         )
     finally:
@@ -184,9 +222,10 @@ def test_input_is_not_read_ahead_of_a_guest_that_does_not_take_it(bench: Bench) 
         ("frame(7, b'')", "broke the agent's protocol: a frame of the unknown type 7"),
         ("frame(2, b'x', 1)", "output of process 1, which does not run"),
         ("agent.sendall(b'\\xff' * 8)", "a frame of 4294967295 bytes"),
-        ("say('hello', protocol=1, agent='1'); say('exited', status=0)", "owed its report"),
-        ("greet(); greet()", "'hello' when it owed the command's end"),
-        ("greet(); hear(); say('error', what='no 9p', errno=2)", "no 9p (errno 2)"),
+        ("hello(); say(id=7, result={})", "an answer to no request"),
+        ("greet(); hello()", "the event 'hello', out of order"),
+        ("greet(); runs(); frame(2, bytes(40000), 1)", "more output of process 1 than was granted"),
+        ("greet(); runs(); say(event='malformed', params=dict(what='\\x1b['))", "\\x1b["),
     ],
 )
 def test_a_guest_that_breaks_the_protocol_is_ended(bench: Bench, body: str, what: str) -> None:
@@ -201,17 +240,17 @@ def test_a_guest_that_breaks_the_protocol_is_ended(bench: Bench, body: str, what
     [
         ("sleep(60)", Limits(0.5, 9, 9), "failed to give its greeting within 0.5 s"),
         (
-            "say('hello', protocol=1, agent='1'); sleep(60)",
+            "hello(); sleep(60)",
             Limits(9, 0.5, 9),
             "failed to give its report within 0.5 s",
         ),
-        ("greet(); hear(); sleep(60)", Limits(9, 9, 9, 0.5), "the command's end within 0.5 s"),
+        ("greet(); runs(); sleep(60)", Limits(9, 9, 9, 0.5), "the command's end within 0.5 s"),
         (
-            "greet(); hear(); say('exited', status=0); sleep(60)",
+            "greet(); runs(); answer(waits.pop(), status=0); sleep(60)",
             Limits(9, 0.5, 9),
-            "its report after the command within 0.5 s",
+            "failed to give its report within 0.5 s",
         ),
-        ("greet(); hear(); end(); sleep(60)", Limits(9, 9, 0.5), "failed to power off within 0.5"),
+        ("greet(); runs(); end(); sleep(60)", Limits(9, 9, 0.5), "failed to power off within 0.5"),
     ],
 )
 def test_a_guest_that_falls_silent_is_an_error(
@@ -232,7 +271,7 @@ def test_a_guest_that_talks_without_end_gets_no_more_time_and_no_more_room(bench
         while True:
             console.sendall(b"x" * 60000 + b"\\n")
     threading.Thread(target=chatter, daemon=True).start()
-    say("hello", protocol=1, agent="1")
+    hello()
     agent.sendall(struct.pack("<IBBH", 65536, 0, 0, 0))
     for _ in range(60000):
         agent.sendall(b"\\x00")
@@ -251,8 +290,9 @@ def test_a_guest_that_talks_without_end_gets_no_more_time_and_no_more_room(bench
     ("body", "what"),
     [
         ("", "powered off when it owed its greeting"),
-        ("greet()", "powered off when it owed the command's end"),
-        ("greet(); hear(); say('exited', status=0)", "its report after the command"),
+        ("greet()", "powered off when it owed the command's start"),
+        ("greet(); runs()", "powered off when it owed the command's end"),
+        ("greet(); runs(); answer(waits.pop(), status=0)", "when it owed its report"),
         ("os.kill(os.getpid(), 11)", "QEMU was ended by signal 11"),
         ("console.sendall(b'up\\n'); sys.exit(3)", "QEMU failed with status 3"),
     ],
@@ -265,12 +305,12 @@ def test_a_guest_that_goes_early_is_an_error(bench: Bench, body: str, what: str)
 
 def test_output_that_came_before_the_guest_went_is_not_lost(bench: Bench) -> None:
     with pytest.raises(ImageError):
-        bench.boot("greet(); hear(); frame(2, b'almost', 1)")
+        bench.boot("greet(); runs(); frame(2, b'almost', 1)")
     assert bench.stdout.getvalue() == b"almost"
 
 
 def test_a_kernel_that_panics_and_stays_is_not_waited_for(bench: Bench) -> None:
-    body = "greet(); hear(); console.sendall(b'[ 1.2] Kernel panic - not syncing: BUG\\r\\nx\\n')"
+    body = "greet(); runs(); console.sendall(b'[ 1.2] Kernel panic - not syncing: BUG\\r\\nx\\n')"
     started = time.monotonic()
     with pytest.raises(ImageError, match="kernel panicked") as caught:
         bench.boot(f"{body}; sleep(60)")
@@ -293,7 +333,7 @@ def test_what_the_console_says_is_made_fit_to_show(bench: Bench) -> None:
 
 def test_output_that_can_not_be_written_ends_the_guest(bench: Bench) -> None:
     setting = bench.setting(GOOD)
-    command = Command(["id"])
+    command = ["id"]
     with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
         with pytest.raises(HostError, match="can't be written") as caught:
             boot(SPEC, setting, command=command, stdout=full, stderr=bench.stderr)
@@ -306,7 +346,7 @@ def test_output_that_can_not_be_written_ends_the_guest(bench: Bench) -> None:
 
 def test_input_that_can_not_be_read_is_empty(bench: Bench) -> None:
     folder = os.open(bench.folder, os.O_RDONLY)
-    body = "greet(); hear(); frame(2, b'got %d' % len(hear()), 1); end()"
+    body = "greet(); runs(); frame(2, b'got %d' % len(hear()), 1); end()"
     bench.boot(body, stdin=folder)
     os.close(folder)
     assert bench.stdout.getvalue() == b"got 0"
@@ -327,13 +367,13 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_qemu_outlives_sevkit(bench: Bench, number: signal.Signals) -> None:
-    setting = bench.setting("greet(); hear(); frame(2, str(os.getpid()).encode(), 1); sleep(60)")
+    setting = bench.setting("greet(); runs(); frame(2, str(os.getpid()).encode(), 1); sleep(60)")
     code = (
         "import sys; from pathlib import Path; from sevkit.guest.boot import *;"
-        "from sevkit.guest.conversation import Command; from sevkit.guest.launch import *;"
+        "from sevkit.guest.running import Limits; from sevkit.guest.launch import *;"
         "from sevkit.guest.qemu import GuestSpec\n"
         "boot(GuestSpec(Path('/k'), 'x'), Setting(Qemu(Path(sys.argv[1]), (9, 1, 0)),"
-        "Launch('tcg'), Limits(9, 9, 9)), command=Command(['id']), stdout=sys.stdout.buffer,"
+        "Launch('tcg'), Limits(9, 9, 9)), command=['id'], stdout=sys.stdout.buffer,"
         "stderr=sys.stderr.buffer)"
     )
     with subprocess.Popen(
@@ -359,7 +399,7 @@ def test_every_way_out_ends_qemu(bench: Bench) -> None:
     setting = bench.setting("greet(); sleep(60)")
     before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
     with pytest.raises(KeyboardInterrupt):
-        boot(SPEC, setting, command=None, stdout=bench.stdout, stderr=bench.stderr, on_report=stop)
+        boot(SPEC, setting, command=[], stdout=bench.stdout, stderr=bench.stderr, on_report=stop)
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -1,38 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots one guest to its end: hears its report, runs one command in it, and lets it power off.
+"""Boots a guest: for a block that asks it things, for one command, or only to watch its console.
 
-Owns the time: whatever the guest owes has a limit, so a guest that dies, panics or falls silent is
-an `ImageError` with the end of its console. Never prints; output goes where the caller says.
+What goes wrong is an `ImageError` with the end of the guest's console. Never prints; output goes
+where the caller says.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sevkit.errors import HostError, ImageError, RecipeError, SevkitError
-from sevkit.guest.channel import FrameType, ViolationError
+from sevkit.errors import HostError, ImageError, RecipeError
 from sevkit.guest.console import Console
-from sevkit.guest.conversation import Command, Conversation, Phase, Report
+from sevkit.guest.conversation import Conversation, RefusedError, Report, Sink
 from sevkit.guest.launch import Launch, Qemu
 from sevkit.guest.machine import Machine
-from sevkit.guest.qemu import GuestSpec, qemu_argv
+from sevkit.guest.qemu import ROOTFS_TAG, GuestSpec, qemu_argv
+from sevkit.guest.running import Deadline, Guest, Limits, Streams, check_qemu, silent
 
-_QUEUE_BYTES = 131072
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long a guest may take, in seconds: absolute, whatever it says meanwhile."""
-
-    hello: float
-    answer: float
-    power_off: float
-    command: float | None = None
-    panic: float = 3.0
-    """From the kernel's last words to the end of QEMU."""
+ENVIRONMENT = (
+    "HOME=/root",
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
 
 
 @dataclass(frozen=True)
@@ -69,44 +60,16 @@ class Setting:
     """More arguments for QEMU."""
 
 
-def boot(
-    spec: GuestSpec,
-    setting: Setting,
-    *,
-    command: Command | None,
-    stdout: BinaryIO,
-    stderr: BinaryIO,
-    stdin: int | None = None,
-    on_report: Callable[[Report], None] = lambda _: None,
-) -> Outcome:
-    """Boot, run `command` when there is one, shut down.
+@contextlib.contextmanager
+def booted(spec: GuestSpec, setting: Setting) -> Iterator[Guest]:
+    """A guest that has greeted, for the length of a `with` block.
 
-    Output goes to `stdout` and `stderr` byte for byte as it arrives; `stdin` is a descriptor that
-    the command reads. The root of `setting` is the command's.
-
-    Raises `RecipeError` for a call that can't work, `HostError` when QEMU does not start or output
-    can't be written, `ImageError` for a guest that does not do its part, `BrokenPipeError` when
-    nobody reads the output any more. QEMU never survives this function.
+    It is not shut down in the end but killed; `Guest.shut_down` does it well. Raises `RecipeError`
+    for a call that can't work, `HostError` when QEMU does not start, `ImageError` for a guest that
+    does not do its part. QEMU never survives the block.
     """
     _check_rootfs(setting.rootfs)
-    if command is not None:
-        command = replace(
-            command, in_rootfs=setting.rootfs is not None, reads_stdin=stdin is not None
-        )
-    reports: list[Report] = []
-    started = time.monotonic()
-    arrived = 0.0
-
-    def relay(kind: FrameType, data: bytes) -> None:
-        _write(stdout if kind is FrameType.STDOUT else stderr, data)
-
-    def take_report(report: Report) -> None:
-        nonlocal arrived
-        arrived = arrived or time.monotonic()
-        reports.append(report)
-        on_report(report)
-
-    conversation = Conversation(command, relay, take_report)
+    conversation = Conversation()
     with Console(setting.log) as console:
         machine = Machine(
             lambda agent, tty: qemu_argv(
@@ -121,12 +84,51 @@ def boot(
             on_agent=conversation.receive,
             on_console=console.feed,
         )
+        guest = Guest(machine, conversation, console, setting.limits)
         with machine, _explained(console, machine):
-            _converse(machine, conversation, console, setting.limits, stdin)
+            guest.greet()
+            yield guest
+
+
+def boot(
+    spec: GuestSpec,
+    setting: Setting,
+    *,
+    command: Sequence[str],
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    stdin: int | None = None,
+    on_report: Callable[[Report], None] = lambda _: None,
+) -> Outcome:
+    """Boot, run `command` when there is one, shut down.
+
+    Output goes to `stdout` and `stderr` byte for byte as it arrives; `stdin` is a descriptor that
+    the command reads. The root of `setting` is the command's.
+
+    Raises as `booted` does, `HostError` when output can't be written, and `BrokenPipeError` when
+    nobody reads the output any more.
+    """
+    started = time.monotonic()
+    status = 0
+    with booted(spec, setting) as guest:
+        reports = [guest.report()]
+        arrived = time.monotonic()
+        on_report(reports[0])
+        if command:
+            process = guest.run(
+                command,
+                Streams(writer(stdout), writer(stderr), stdin),
+                env=ENVIRONMENT,
+                share=None if setting.rootfs is None else ROOTFS_TAG,
+            )
+            status = guest.wait(process, setting.limits.command).exit_status
+            reports.append(guest.report())
+            on_report(reports[1])
+        guest.shut_down()
     return Outcome(
-        exit_status=conversation.exit_status or 0,
+        exit_status=status,
         reports=tuple(reports),
-        agent_version=conversation.agent_version,
+        agent_version=guest.agent_version,
         seconds_to_report=arrived - started,
         seconds=time.monotonic() - started,
     )
@@ -154,11 +156,12 @@ def watch(
         limit = setting.limits.hello
     wanted = (until or "").encode()
     started = time.monotonic()
+    pass_on = writer(stdout)
     with Console(setting.log) as console:
 
         def relay(data: bytes) -> None:
             console.feed(data)
-            _write(stdout, data)
+            pass_on(data)
 
         machine = Machine(
             lambda _, tty: qemu_argv(
@@ -173,118 +176,29 @@ def watch(
             on_agent=lambda _: None,
             on_console=relay,
         )
-        deadline = _Deadline(limit, setting.limits.panic)
+        deadline = Deadline(limit, setting.limits.panic)
         with machine, _explained(console, machine):
             while True:
                 ended = machine.wait(deadline.left(console), outgoing=bytearray())
                 if until is not None and console.contains(wanted):
                     break
                 if ended:
-                    _check_qemu(machine, console, was_heard=False)
+                    check_qemu(machine, console, was_heard=False)
                     if until is not None:
                         raise ImageError(f"the guest powered off without printing '{until}'")
                     break
                 if deadline.is_over(console):
-                    raise _silent(
-                        console, f"to print '{until}'" if until else "to power off", limit
-                    )
+                    raise silent(console, f"to print '{until}'" if until else "to power off", limit)
     return time.monotonic() - started
-
-
-class _Deadline:
-    """The end of a time limit; a kernel panic brings it near."""
-
-    def __init__(self, seconds: float | None, after_panic: float) -> None:
-        now = time.monotonic()
-        self._end = None if seconds is None else now + seconds
-        self._after_panic = after_panic
-        self._panic_end: float | None = None
-
-    def left(self, console: Console) -> float:
-        """Seconds until there is something to decide."""
-        now = time.monotonic()
-        if console.panic and self._panic_end is None:
-            self._panic_end = now + self._after_panic
-        ends = [end for end in (self._end, self._panic_end) if end is not None]
-        return max(0.0, min(ends) - now) if ends else 3600.0
-
-    def is_over(self, console: Console) -> bool:
-        return self.left(console) <= 0
-
-
-def _converse(
-    machine: Machine,
-    conversation: Conversation,
-    console: Console,
-    limits: Limits,
-    stdin: int | None,
-) -> None:
-    seconds = {
-        Phase.HELLO: limits.hello,
-        Phase.REPORT: limits.answer,
-        Phase.RUNNING: limits.command,
-        Phase.LAST_REPORT: limits.answer,
-        Phase.POWER_OFF: limits.power_off,
-    }
-
-    def take_input(data: bytes) -> None:
-        nonlocal stdin
-        conversation.give_stdin(data)
-        if not data:
-            stdin = None
-
-    phase = conversation.phase
-    deadline = _Deadline(seconds[phase], limits.panic)
-    while True:
-        has_room = conversation.reads_stdin and len(conversation.outgoing) < _QUEUE_BYTES
-        ended = machine.wait(
-            deadline.left(console),
-            outgoing=conversation.outgoing,
-            stdin=stdin if has_room else None,
-            on_stdin=take_input,
-        )
-        if conversation.phase is not phase:
-            phase = conversation.phase
-            deadline = _Deadline(seconds[phase], limits.panic)
-        if ended:
-            _check_qemu(machine, console, was_heard=phase is not Phase.HELLO)
-            if phase is Phase.POWER_OFF:
-                return
-            raise ImageError(f"the guest powered off when it owed {phase.value}")
-        if deadline.is_over(console):
-            raise _silent(console, phase.value, seconds[phase])
-
-
-def _silent(console: Console, owed: str, limit: float | None) -> ImageError:
-    if console.panic:
-        return _panicked(console)
-    owed = owed if owed.startswith("to ") else f"to give {owed}"
-    return ImageError(f"the guest failed {owed} within {limit:g} s")
-
-
-def _panicked(console: Console) -> ImageError:
-    return ImageError("the guest's kernel panicked", why=console.panic)
-
-
-def _check_qemu(machine: Machine, console: Console, *, was_heard: bool) -> None:
-    if console.panic:
-        raise _panicked(console)
-    status = machine.exit_status or 0
-    if status < 0:
-        raise ImageError(f"QEMU was ended by signal {-status}")
-    if status > 0 and not was_heard and not any(console.end()):
-        raise HostError("QEMU does not start the guest")
-    if status > 0:
-        raise ImageError(f"QEMU failed with status {status}")
 
 
 @contextlib.contextmanager
 def _explained(console: Console, machine: Machine) -> Iterator[None]:
     try:
         yield
-    except ViolationError as error:
-        failure: SevkitError = ImageError(f"the guest broke the agent's protocol: {error}")
-    except SevkitError as error:
+    except RefusedError:
+        raise
+    except (ImageError, HostError) as error:
         failure = error
     else:
         return
@@ -298,14 +212,19 @@ def _explained(console: Console, machine: Machine) -> Iterator[None]:
     raise failure
 
 
-def _write(stream: BinaryIO, data: bytes) -> None:
-    try:
-        stream.write(data)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise HostError("the guest's output can't be written", why=str(error)) from error
+def writer(stream: BinaryIO) -> Sink:
+    """A sink that passes everything on to `stream` at once."""
+
+    def write(data: bytes) -> None:
+        try:
+            stream.write(data)
+            stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise HostError("the guest's output can't be written", why=str(error)) from error
+
+    return write
 
 
 def _check_rootfs(rootfs: Path | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's frames and messages as bytes: docs/agent-protocol.md.
+"""The agent's frames and messages as bytes: docs/agent-protocol.md, version 2.
 
 The other end is a guest, which may be hostile: whatever arrives is bounded in size, depth and
 number, and anything that is not exactly a frame or a message is a `ViolationError`. Does no I/O.
@@ -14,14 +14,18 @@ from typing import NoReturn
 
 from sevkit.stage import Json
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_PAYLOAD = 65536
 MAX_DEPTH = 16
+MAX_VALUES = 4096
+WINDOW_BYTES = 32768
+"""Of one stream: as much may be on its way without a grant."""
 PORT_NAME = "org.sevkit.agent.0"
 CONTROL = 0
 """The process number of frames that belong to no process."""
 
 _HEADER = struct.Struct("<IBBH")
+_CREDIT = struct.Struct("<II")
 
 
 class FrameType(IntEnum):
@@ -31,6 +35,7 @@ class FrameType(IntEnum):
     STDIN = 1
     STDOUT = 2
     STDERR = 3
+    CREDIT = 4
 
 
 class ViolationError(Exception):
@@ -75,34 +80,47 @@ class Decoder:
             yield Frame(FrameType(kind), process, payload)
 
 
-def encode_message(name: str, body: Mapping[str, Json]) -> bytes:
+def credit(process: int, stream: FrameType, size: int) -> Frame:
+    """The frame that grants `size` more bytes (1 to 32768) of a stream."""
+    return Frame(FrameType.CREDIT, process, _CREDIT.pack(stream, size))
+
+
+def decode_credit(payload: bytes) -> tuple[int, int]:
+    """The stream's type and the bytes that a credit frame grants. Raises `ViolationError`."""
+    if len(payload) != _CREDIT.size:
+        raise ViolationError(f"a credit of {len(payload)} bytes instead of {_CREDIT.size}")
+    stream, size = _CREDIT.unpack(payload)
+    if not 1 <= size <= WINDOW_BYTES:
+        raise ViolationError(f"a credit for {size} bytes")
+    return stream, size
+
+
+def encode_message(message: Mapping[str, Json]) -> bytes:
     """A message as the frame that carries it. Raises `ValueError` when it does not fit one."""
-    payload = json.dumps({name: body}, separators=(",", ":"), ensure_ascii=False).encode()
+    payload = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"{len(payload)} bytes, more than {MAX_PAYLOAD}")
     return Frame(FrameType.MESSAGE, CONTROL, payload).encode()
 
 
-def decode_message(payload: bytes) -> tuple[str, dict[str, Json]]:
-    """The name and the body of a message. Raises `ViolationError`."""
+def decode_message(payload: bytes) -> dict[str, Json]:
+    """The object that is a message. Raises `ViolationError`."""
     try:
         message = json.loads(
             payload.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_no_number,
             parse_float=_no_number,
+            parse_int=_whole_number,
         )
     except RecursionError:
         raise ViolationError(f"a message nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
         raise ViolationError(f"a message that is not JSON ({type(error).__name__})") from None
-    if not isinstance(message, dict) or len(message) != 1:
-        raise ViolationError("a message that is not an object with exactly one key")
-    [(name, body)] = message.items()
-    if not isinstance(body, dict):
-        raise ViolationError("a message whose body is not an object")
-    _check_depth(message)
-    return name, body
+    if not isinstance(message, dict):
+        raise ViolationError("a message that is not an object")
+    _check_size(message)
+    return message
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -116,13 +134,22 @@ def _no_number(_: str) -> NoReturn:
     raise ViolationError("a message with a number that is not an integer")
 
 
-def _check_depth(value: object) -> None:
+def _whole_number(text: str) -> int:
+    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64:
+        raise ViolationError("a message with a number beyond 64 bits")
+    return int(text)
+
+
+def _check_size(value: object) -> None:
     layer: list[object] = [value]
-    depth = 0
+    depth = values = 0
     while layer:
         depth += 1
+        values += len(layer)
         if depth > MAX_DEPTH:
             raise ViolationError(f"a message nested deeper than {MAX_DEPTH}")
+        if values > MAX_VALUES:
+            raise ViolationError(f"a message of more than {MAX_VALUES} values")
         inner: list[object] = []
         for item in layer:
             if isinstance(item, dict):

@@ -1,194 +1,302 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said between host and agent, and in which order: hello, report, run, output, end.
+"""One connection to an agent: requests and their answers, processes and their windows.
 
 Takes and gives bytes; whoever owns it does the I/O and keeps the time. Anything out of order from
-the guest is a `ViolationError`.
+the guest is a `ViolationError`. Holds no output: a sink takes what arrives at once, and only then
+more is granted.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from sevkit.errors import ImageError, RecipeError
 from sevkit.guest.channel import (
     CONTROL,
-    MAX_PAYLOAD,
     PROTOCOL,
+    WINDOW_BYTES,
     Decoder,
     Frame,
     FrameType,
     ViolationError,
+    credit,
+    decode_credit,
     decode_message,
     encode_message,
 )
 from sevkit.guest.console import visible
 from sevkit.stage import Json
 
-ROOTFS_TAG = "rootfs"
-_PROCESS = 1
-
 Report = dict[str, Json]
+Result = dict[str, Json]
+Sink = Callable[[bytes], None]
+"""Takes output of a process; when it returns, it has dealt with the bytes."""
+
+_OUTPUT = (FrameType.STDOUT, FrameType.STDERR)
+_STARTING = ("run", "create", "exec")
+_GRANT_BYTES = 8192
+"""Less is not worth a frame: three quarters of the window are still open."""
+_QUEUE_BYTES = 65536
+
+
+class RefusedError(ImageError):
+    """The agent could not do what was asked: its words, made fit to show, and Linux's `errno`."""
+
+    def __init__(self, method: str, what: str, errno: int) -> None:
+        code = f" (errno {errno})" if errno else ""
+        super().__init__(f"the agent could not {method}: {what}{code}")
+        self.errno = errno
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command in the guest. `env` are NAME=value; the agent's own search path applies without."""
+class Ending:
+    """How a process ended: its exit status, or the signal that ended it."""
 
-    argv: Sequence[str]
-    env: Sequence[str] = (
-        "HOME=/root",
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    )
-    cwd: str = "/"
-    in_rootfs: bool = False
-    reads_stdin: bool = False
+    status: int | None
+    signal: int | None
+    oom: bool = False
+    """Whether the kernel killed something in the container for want of memory."""
 
-    def encode(self) -> bytes:
-        """The request. Raises `RecipeError` when it can't be put in a message."""
-        rootfs = {"type": "9p", "tag": ROOTFS_TAG} if self.in_rootfs else None
+    @property
+    def exit_status(self) -> int:
+        """As a shell says it: 128 + the signal."""
+        return 128 + (self.signal or 0) if self.status is None else self.status
+
+
+@dataclass
+class Request:
+    """A request that was made; `result` or `error` is there once it was answered."""
+
+    method: str
+    params: Mapping[str, Json]
+    process: "Process | None" = None
+    """The process that it started, once answered, or that it is about."""
+    result: Result | None = None
+    error: RefusedError | None = None
+    sinks: Mapping[FrameType, Sink] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the guest has answered it."""
+        return self.result is not None or self.error is not None
+
+    def outcome(self) -> Result:
+        """The result of an answered request. Raises its `RefusedError`."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+@dataclass
+class Process:
+    """A process in the guest. `room` is how many bytes of input it takes now."""
+
+    number: int
+    sinks: Mapping[FrameType, Sink]
+    room: int = 0
+    takes_input: bool = False
+    ending: Ending | None = None
+    granted: dict[FrameType, int] = field(default_factory=dict)
+    """Stream → how many bytes the guest may still send; a stream that has ended is not there."""
+    taken: dict[FrameType, int] = field(default_factory=dict)
+    """Stream → how many bytes were dealt with and not granted anew."""
+
+
+class Conversation:
+    """What is said on one connection. `agent_version` is empty until the greeting came."""
+
+    def __init__(self) -> None:
+        self.agent_version = ""
+        self._outgoing = bytearray()
+        self._decoder = Decoder()
+        self._numbers = itertools.count(1)
+        self._open: dict[int, Request] = {}
+        self._processes: dict[int, Process] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more input may be queued: the guest reads what it is sent."""
+        return len(self._outgoing) < _QUEUE_BYTES
+
+    def outgoing(self) -> bytearray:
+        """What is to be sent; the owner deletes what it has sent.
+
+        A guest that reads nothing is granted nothing, so what it makes us send stays bounded.
+        """
+        for process in self._processes.values():
+            for stream, size in process.taken.items():
+                if size >= _GRANT_BYTES and stream in process.granted and self.has_room:
+                    self._outgoing += credit(process.number, stream, size).encode()
+                    process.granted[stream] += size
+                    process.taken[stream] = 0
+        return self._outgoing
+
+    def ask(
+        self,
+        method: str,
+        params: Mapping[str, Json],
+        *,
+        process: Process | None = None,
+        sinks: Mapping[FrameType, Sink] | None = None,
+    ) -> Request:
+        """Make a request. `sinks` take the output of the process that it starts.
+
+        Raises `RecipeError` when it can't be put in a message.
+        """
+        request = Request(method, params, process, sinks=sinks or {})
+        number = next(self._numbers)
         try:
-            return encode_message(
-                "run",
-                {
-                    "argv": list(self.argv),
-                    "env": list(self.env),
-                    "cwd": self.cwd,
-                    "rootfs": rootfs,
-                    "stdin": self.reads_stdin,
-                },
+            self._outgoing += encode_message(
+                {"id": number, "method": method, "params": dict(params)}
             )
         except UnicodeEncodeError:
             raise RecipeError("the command is not UTF-8, which the agent's protocol is") from None
         except ValueError as error:
             raise RecipeError(
                 f"the command is too long for one message: {error}",
-                hint="put it in a file of the root that --rootfs gives",
+                hint="put it in a file of the root file system",
             ) from None
+        self._open[number] = request
+        return request
 
-
-class Phase(Enum):
-    """What the guest owes next."""
-
-    HELLO = "its greeting"
-    REPORT = "its report"
-    RUNNING = "the command's end"
-    LAST_REPORT = "its report after the command"
-    POWER_OFF = "to power off"
-
-
-class Conversation:
-    """One guest from its greeting to its end.
-
-    `output` takes what the command writes, `on_report` each report as it arrives.
-    """
-
-    def __init__(
-        self,
-        command: Command | None,
-        output: Callable[[FrameType, bytes], None],
-        on_report: Callable[[Report], None],
-    ) -> None:
-        self.phase = Phase.HELLO
-        self.agent_version = ""
-        self.exit_status: int | None = None
-        """Of the command: its own, or 128 + the signal that ended it. 0 when there is none."""
-        self._command = command
-        self._request = command.encode() if command else b""
-        self._output = output
-        self._on_report = on_report
-        self._decoder = Decoder()
-        self._outgoing = bytearray()
-
-    @property
-    def outgoing(self) -> bytearray:
-        """What is to be sent; the owner deletes what it has sent."""
-        return self._outgoing
-
-    @property
-    def reads_stdin(self) -> bool:
-        """Whether the command runs and wants input."""
-        return (
-            self.phase is Phase.RUNNING and self._command is not None and self._command.reads_stdin
-        )
-
-    def give_stdin(self, data: bytes) -> None:
-        """Input of the command; empty is its end."""
-        for start in range(0, max(1, len(data)), MAX_PAYLOAD):
-            piece = data[start : start + MAX_PAYLOAD]
-            self._outgoing += Frame(FrameType.STDIN, _PROCESS, piece).encode()
+    def give_input(self, process: Process, data: bytes) -> None:
+        """Input for a process, at most its `room`; empty is its end. Ignored after its end."""
+        if not process.takes_input:
+            return
+        assert len(data) <= process.room
+        process.room -= len(data)
+        process.takes_input = bool(data)
+        self._outgoing += Frame(FrameType.STDIN, process.number, data).encode()
 
     def receive(self, data: bytes) -> None:
-        """Take what the guest sent. Raises `ViolationError`; `ImageError` for what it can't do."""
+        """Take what the guest sent. Raises `ViolationError`; `ImageError` for another protocol."""
         for frame in self._decoder.feed(data):
             if frame.type is FrameType.MESSAGE:
                 if frame.process != CONTROL:
                     raise ViolationError(f"a message for process {frame.process}")
-                self._take_message(*decode_message(frame.payload))
+                self._take_message(decode_message(frame.payload))
+            elif frame.type is FrameType.STDIN:
+                raise ViolationError("input for the host")
+            elif frame.type is FrameType.CREDIT:
+                self._take_credit(frame)
             else:
                 self._take_output(frame)
 
     def _take_output(self, frame: Frame) -> None:
-        if frame.type is FrameType.STDIN:
-            raise ViolationError("input for the host")
-        if self.phase is not Phase.RUNNING or frame.process != _PROCESS:
-            raise ViolationError(f"output of process {frame.process}, which does not run")
-        self._output(frame.type, frame.payload)
-
-    def _take_message(self, name: str, body: Report) -> None:
-        if name == "error":
-            raise _refusal(body)
-        expected = {
-            Phase.HELLO: "hello",
-            Phase.REPORT: "report",
-            Phase.RUNNING: "exited",
-            Phase.LAST_REPORT: "report",
-        }.get(self.phase)
-        if name != expected:
-            shown = visible(name[:40])
-            raise ViolationError(f"the message '{shown}' when it owed {self.phase.value}")
-        if name == "hello":
-            self._take_hello(body)
-        elif name == "exited":
-            self.exit_status = _exit_status(body)
-            self.phase = Phase.LAST_REPORT
-        else:
-            self._on_report(body)
-            self._go_on()
-
-    def _take_hello(self, body: Report) -> None:
-        protocol, agent = body.get("protocol"), body.get("agent")
-        if type(protocol) is not int or not isinstance(agent, str):
-            raise ViolationError("a greeting without 'protocol' and 'agent'")
-        if protocol != PROTOCOL:
-            raise ImageError(
-                f"the agent speaks protocol {protocol}, and this sevkit {PROTOCOL}",
-                hint="build the image again with this sevkit",
-            )
-        self.agent_version = agent
-        self.phase = Phase.REPORT
-
-    def _go_on(self) -> None:
-        if self.phase is Phase.REPORT and self._command is not None:
-            self._outgoing += self._request
-            self.phase = Phase.RUNNING
+        process = self._process(frame.process, "output")
+        room = process.granted.get(frame.type)
+        if room is None:
+            raise ViolationError(f"output of process {frame.process} after the end of that stream")
+        if len(frame.payload) > room:
+            raise ViolationError(f"more output of process {frame.process} than was granted")
+        if not frame.payload:
+            del process.granted[frame.type]
             return
-        if self._command is None:
-            self.exit_status = 0
-        self._outgoing += encode_message("shutdown", {})
-        self.phase = Phase.POWER_OFF
+        process.granted[frame.type] -= len(frame.payload)
+        process.sinks.get(frame.type, _nobody)(frame.payload)
+        process.taken[frame.type] = process.taken.get(frame.type, 0) + len(frame.payload)
+
+    def _take_credit(self, frame: Frame) -> None:
+        process = self._process(frame.process, "credit")
+        stream, size = decode_credit(frame.payload)
+        if stream != FrameType.STDIN:
+            raise ViolationError(f"credit for the stream {stream}")
+        if process.room + size > WINDOW_BYTES:
+            raise ViolationError(f"more credit for process {frame.process} than its window")
+        process.room += size
+
+    def _process(self, number: int, what: str) -> Process:
+        process = self._processes.get(number)
+        if process is None:
+            raise ViolationError(f"{what} of process {number}, which does not run")
+        return process
+
+    def _take_message(self, message: dict[str, Json]) -> None:
+        if "event" in message:
+            self._take_event(message.get("event"), message.get("params"))
+            return
+        if not self.agent_version:
+            raise ViolationError("an answer before its greeting")
+        number = message.get("id")
+        request = self._open.pop(number, None) if type(number) is int else None
+        if request is None:
+            raise ViolationError("an answer to no request")
+        result, error = message.get("result"), message.get("error")
+        if isinstance(error, dict) and result is None:
+            request.error = _refusal(request.method, error)
+        elif isinstance(result, dict) and error is None:
+            self._take_result(request, result)
+        else:
+            raise ViolationError("an answer that is neither a result nor an error")
+
+    def _take_event(self, name: Json, params: Json) -> None:
+        body = params if isinstance(params, dict) else {}
+        if name == "malformed":
+            what = _shown(body.get("what"))
+            raise ViolationError(f"it says that the host does: {what}")
+        if name == "hello" and not self.agent_version:
+            self.agent_version = _greeting(body)
+            return
+        raise ViolationError(f"the event '{_shown(name)}', out of order")
+
+    def _take_result(self, request: Request, result: Result) -> None:
+        if request.method in _STARTING:
+            request.process = self._started(request, result)
+        elif request.method == "wait" and request.process is not None:
+            request.process.ending = _ending(result)
+            request.process.takes_input = False
+            del self._processes[request.process.number]
+        request.result = result
+
+    def _started(self, request: Request, result: Result) -> Process:
+        number = result.get("process")
+        if type(number) is not int or not 1 <= number <= 65535 or number in self._processes:
+            raise ViolationError("a process without a number of its own")
+        has_tty = bool(request.params.get("tty")) or result.get("tty") is True
+        streams = _OUTPUT[:1] if has_tty else _OUTPUT
+        process = Process(
+            number,
+            request.sinks,
+            room=WINDOW_BYTES,
+            takes_input=request.params.get("stdin") is True,
+            granted=dict.fromkeys(streams, WINDOW_BYTES),
+        )
+        self._processes[number] = process
+        return process
 
 
-def _refusal(body: Report) -> ImageError:
-    what, number = body.get("what"), body.get("errno")
-    cause = visible(what[:500]) if isinstance(what, str) else "without a reason"
-    code = f" (errno {number})" if type(number) is int and 0 < number < 4096 else ""
-    return ImageError(f"the agent could not do what was asked: {cause}{code}")
+def _nobody(_: bytes) -> None:
+    """Where output goes that nobody asked for."""
 
 
-def _exit_status(body: Report) -> int:
+def _greeting(body: Report) -> str:
+    protocol, agent = body.get("protocol"), body.get("agent")
+    if type(protocol) is not int or not isinstance(agent, str):
+        raise ViolationError("a greeting without 'protocol' and 'agent'")
+    if protocol != PROTOCOL:
+        raise ImageError(
+            f"the agent speaks protocol {protocol}, and this sevkit {PROTOCOL}",
+            hint="build the image again with this sevkit",
+        )
+    return visible(agent[:80]) or "unknown"
+
+
+def _refusal(method: str, body: Report) -> RefusedError:
+    number = body.get("errno")
+    code = number if type(number) is int and 0 < number < 4096 else 0
+    return RefusedError(method, _shown(body.get("what"), "it gives no reason"), code)
+
+
+def _shown(value: Json, otherwise: str = "") -> str:
+    return visible(value[:500]) if isinstance(value, str) else otherwise
+
+
+def _ending(body: Result) -> Ending:
     status, signal = body.get("status"), body.get("signal")
+    oom = body.get("oom") is True
     if type(status) is int and 0 <= status <= 255 and signal is None:
-        return status
+        return Ending(status, None, oom)
     if type(signal) is int and 1 <= signal <= 64 and status is None:
-        return 128 + signal
+        return Ending(None, signal, oom)
     raise ViolationError("an end of the command that is neither a status nor a signal")

@@ -11,13 +11,22 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sevkit.guest.console import Console
 from sevkit.guest.launch import tied_to_us
 
 _CHUNK_BYTES = 65536
 _CONSOLE_CHUNK_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class Input:
+    """Who takes what a descriptor of ours has to read, and how much at once; empty is its end."""
+
+    take: Callable[[bytes], None]
+    most_bytes: int
 
 
 class Machine:
@@ -35,6 +44,8 @@ class Machine:
         on_console: Callable[[bytes], None],
     ) -> None:
         self._make_argv = make_argv
+        self.argv: Sequence[str] = ()
+        """QEMU's command line, once it was started."""
         self.complaints = Console()
         self.exit_status: int | None = None
         """Of QEMU once it has ended; -n after signal n."""
@@ -58,8 +69,9 @@ class Machine:
                 if name == "agent":
                     self._agent = ours
             agent_fd, console_fd = theirs["agent"].fileno(), theirs["console"].fileno()
+            self.argv = self._make_argv(agent_fd, console_fd)
             self._process = subprocess.Popen(
-                tied_to_us(self._make_argv(agent_fd, console_fd)),
+                tied_to_us(self.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=theirs["complaints"].fileno(),
@@ -75,17 +87,22 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
+    @property
+    def pid(self) -> int:
+        """Of QEMU."""
+        return self._process.pid
+
     def wait(
         self,
         seconds: float,
         *,
         outgoing: bytearray,
-        stdin: int | None = None,
-        on_stdin: Callable[[bytes], None] = lambda _: None,
+        inputs: Mapping[int, "Input"] | None = None,
     ) -> bool:
         """Handle what happens next, for at most `seconds` (and an hour). True once QEMU has ended.
 
-        Sends from the front of `outgoing` and deletes what was sent. Reads `stdin` when given.
+        Sends from the front of `outgoing` and deletes what was sent. Reads the descriptors that
+        are the keys of `inputs`.
         """
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
@@ -93,16 +110,17 @@ class Machine:
             poll.register(descriptor, select.POLLIN)
         if outgoing and self._agent.fileno() in self._sockets:
             poll.register(self._agent, select.POLLIN | select.POLLOUT)
-        if stdin is not None:
-            poll.register(stdin, select.POLLIN)
+        for descriptor in inputs or {}:
+            poll.register(descriptor, select.POLLIN)
         events = dict(poll.poll(1 + int(min(max(seconds, 0), 3600) * 1000)))
         if self._agent.fileno() in events and outgoing:
             with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
                 del outgoing[: self._agent.send(outgoing)]
         for descriptor in events.keys() & self._sockets.keys():
             self._receive(descriptor)
-        if stdin in events and stdin is not None:
-            on_stdin(_read(stdin))
+        for descriptor, given in (inputs or {}).items():
+            if descriptor in events:
+                given.take(_read(descriptor, given.most_bytes))
         if self._pidfd not in events:
             return False
         for descriptor in list(self._sockets):
@@ -133,9 +151,9 @@ class Machine:
         self._process.wait()
 
 
-def _read(descriptor: int) -> bytes:
-    """Up to 64 KiB; what can't be read (a folder, a closed descriptor) is at its end."""
+def _read(descriptor: int, size: int) -> bytes:
+    """Up to `size` bytes; what can't be read (a folder, a closed descriptor) is at its end."""
     try:
-        return os.read(descriptor, _CHUNK_BYTES)
+        return os.read(descriptor, size)
     except OSError:
         return b""

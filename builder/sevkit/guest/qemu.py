@@ -12,10 +12,11 @@ from pathlib import Path
 
 from sevkit.errors import HostError, RecipeError
 from sevkit.guest.channel import PORT_NAME
-from sevkit.guest.conversation import ROOTFS_TAG
 from sevkit.guest.launch import Launch, Qemu
 
 MEMORY_LIMIT_MIB = 1 << 20
+ROOTFS_TAG = "rootfs"
+"""Name of the 9p share that is the root of commands and containers."""
 POLICIES: Mapping[str, int] = {"sev": 0x1, "sev-es": 0x5, "sev-snp": 0x30000}
 """No debugging; for SEV-ES its bit; for SNP SMT and the reserved bit (SEV, SNP ABI)."""
 

@@ -4,6 +4,7 @@
 Everything is settled, and every refusal made, before anything starts. Never prints.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sevkit.errors import ImageError
-from sevkit.guest.boot import Outcome, Setting, boot, limits_for, watch
-from sevkit.guest.conversation import Command, Report
+from sevkit.guest.boot import Outcome, Setting, boot, booted, limits_for, watch
+from sevkit.guest.conversation import Report
 from sevkit.guest.launch import Accelerator, choose, find_qemu
 from sevkit.guest.qemu import GuestSpec, parse_memory
 from sevkit.guest.report import report_lines
+from sevkit.guest.running import Guest
 from sevkit.manifest import Manifest, Role, load
 
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
@@ -83,12 +85,16 @@ class Session:
         return boot(
             self.spec,
             self.setting,
-            command=Command(argv) if argv else None,
+            command=argv,
             stdout=stdout,
             stderr=stderr,
             stdin=stdin,
             on_report=on_report,
         )
+
+    def guest(self) -> contextlib.AbstractContextManager[Guest]:
+        """A running guest for the length of a `with` block; see `sevkit.guest.boot.booted`."""
+        return booted(self.spec, self.setting)
 
     def watch(self, stdout: BinaryIO, *, until: str | None, seconds: float | None) -> float:
         """Boot and relay the console; see `sevkit.guest.boot.watch`."""
