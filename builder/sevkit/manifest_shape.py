@@ -41,7 +41,7 @@ class File(Part):
 
 
 class Patch(Part):
-    """A patch that the kernel's source got."""
+    """A patch that a source got."""
 
     name: str
     sha256: Sha256
@@ -133,6 +133,24 @@ class KernelHashes(Part):
     for_snp: Annotated[bool, Field(description="Whether an SNP launch has the place too.")]
 
 
+class FirmwareBuild(Part):
+    """How firmware was compiled from edk2; `sources` has the digests of the source's archives."""
+
+    source: Annotated[str, Field(description="Name in the recipe.")]
+    version: Annotated[str | None, Field(description="Of Debian's source package; else null.")]
+    source_patches: Annotated[tuple[str, ...], Field(description="The source package's own.")]
+    platform: Annotated[str, Field(description="The platform description (build -p).")]
+    target: Annotated[Literal["RELEASE", "DEBUG", "NOOPT"], Field(description="build -b")]
+    toolchain: Annotated[str, Field(description="The tool chain tag (build -t).")]
+    defines: Annotated[Mapping[str, str], Field(description="Macros (build -D).")]
+    series: Annotated[str | None, Field(description="The patch series; null without any.")]
+    patches: tuple[Patch, ...]
+    moved_hunks: Annotated[
+        tuple[str, ...], Field(description="Hunks that applied at another line than they name.")
+    ]
+    tools: Annotated[Mapping[str, str], Field(description="Tool → what its --version says.")]
+
+
 class Firmware(Part):
     """What the firmware in `files.firmware` says of itself."""
 
@@ -156,6 +174,7 @@ class Firmware(Part):
     ]
     table: tuple[TableEntry, ...]
     metadata: tuple[MetadataSection, ...] | None
+    build: Annotated[FirmwareBuild | None, Field(description="Null: taken as it is.")]
 
 
 class Source(Part):

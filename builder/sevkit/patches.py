@@ -123,10 +123,11 @@ class Series:
         )
 
 
-def read_series(folder: Path) -> Series:
+def read_series(folder: Path, *, headers: bool = True) -> Series:
     """The series in `folder` (quilt(1): a file `series`, patches beside it or in subfolders).
 
-    Raises `RecipeError` naming everything that is wrong with any patch, each with file and line.
+    Without `headers`, for a series that is somebody else's, DEP-3 is not asked for. Raises
+    `RecipeError` naming everything that is wrong with any patch, each with file and line.
     """
     series_path = folder / "series"
     problems: list[str] = []
@@ -142,7 +143,7 @@ def read_series(folder: Path) -> Series:
         elif not (folder / name).is_file():
             problems.append(f"{where}: {name} does not exist")
         else:
-            patch = _parse_patch(folder / name, name, strip, problems)
+            patch = _parse_patch(folder / name, name, strip, problems, headers=headers)
             if patch is not None:
                 patches.append(patch)
     if not patches and not problems:
@@ -191,7 +192,13 @@ def _stays_inside(path: PurePosixPath) -> bool:
 
 
 def _parse_patch(
-    path: Path, name: str, strip: int, problems: list[str], shown: str = ""
+    path: Path,
+    name: str,
+    strip: int,
+    problems: list[str],
+    shown: str = "",
+    *,
+    headers: bool = True,
 ) -> Patch | None:
     shown = shown or str(path)
     data = path.read_bytes()
@@ -208,11 +215,11 @@ def _parse_patch(
     lines = text.split("\n")
     fields = _header_fields(lines)
     before = len(problems)
-    for names in _REQUIRED_FIELDS:
+    for names in _REQUIRED_FIELDS if headers else ():
         if not any(fields.get(field.lower(), "").strip() for field in names):
             problems.append(f"{shown}:1: DEP-3 header lacks {' or '.join(names)}")
     date = fields.get("last-update", "")
-    if date and not re.fullmatch(r"\d{4}-\d\d-\d\d", date.strip()):
+    if headers and date and not re.fullmatch(r"\d{4}-\d\d-\d\d", date.strip()):
         problems.append(f"{shown}:1: Last-Update is '{date.strip()}', not a date like 2024-05-31")
     changes = _Diff(lines, shown, strip, problems).changes()
     if not changes and len(problems) == before:
@@ -489,7 +496,7 @@ class _Application:
         elif self._would_fit(patch, before, fuzz=2):
             hint = "refresh the patch: it would fit only with fuzz, as the lines around it changed"
         else:
-            hint = "rewrite the hunk for this version, or choose another series in kernel.patches"
+            hint = "rewrite the hunk for this version, or choose another series in the recipe"
         return BuildError(what, why=why, hint=hint, log=error.log)
 
 

@@ -25,6 +25,8 @@ from sevkit.sandbox import ENVIRONMENT
 from sevkit.sources.pins import DebGroup, Pin
 from sevkit.stage import Json, Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
+from sevkit.stages.edk2 import plan_edk2
+from sevkit.stages.edk2_tools import plan_edk2_tools
 from sevkit.stages.firmware import plan_firmware
 from sevkit.stages.image import plan_image
 from sevkit.stages.initramfs import plan_initramfs
@@ -33,13 +35,15 @@ from sevkit.stages.kernel import plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
 from sevkit.store import NOT_SOURCES, list_local, sha256_of, tree_digest
 
+_VERSION_OPTION = {"iasl": "-v"}
+
 Pins = Mapping[str, Sequence[Pin]]
 """Per request (a source's name, or a group of packages) the files that it resolved to."""
 
 
 def requests(recipe: Recipe) -> dict[str, Source | DebGroup]:
     """What must be resolved before planning: the sources in use, and the groups of packages."""
-    names = [recipe.kernel.source, recipe.firmware.source]
+    names = [recipe.kernel.source, recipe.firmware.source, *recipe.firmware.submodules.values()]
     if recipe.agent.source is not None:
         names.append(recipe.agent.source)
     wanted: dict[str, Source | DebGroup] = {name: recipe.sources[name] for name in names}
@@ -60,7 +64,11 @@ def stage_functions(recipe: Recipe) -> Iterator[PlanFunction]:
     yield plan_agent
     yield plan_initramfs
     yield plan_kernel
-    yield plan_firmware
+    if recipe.firmware.platform is None:
+        yield plan_firmware
+    else:
+        yield plan_edk2_tools
+        yield plan_edk2
     yield plan_image
 
 
@@ -113,11 +121,17 @@ class _Planner:
         if isinstance(source, DebSourcePackage):
             raise RecipeError(
                 f"{self.recipe.name}: sources.{name}: a source package is several files",
-                why="a kernel, an agent or a firmware is taken from one file",
+                why="a kernel, an agent or ready-made firmware is taken from one file",
                 hint="name a binary package with deb, or one file with url",
             )
         [pin] = self.pins[name]
         return pin.reference
+
+    def source_files(self, name: str) -> Mapping[str, str]:
+        source = self.recipe.sources[name]
+        if isinstance(source, FileSource):
+            return {name: self.local(source.file)}
+        return {pin.name: pin.reference for pin in self.pins[name]}
 
     def debs(self, group: str) -> Mapping[str, str]:
         return {pin.name: pin.reference for pin in self.pins[f"debs:{group}"]}
@@ -176,16 +190,21 @@ def _inside(path: Path) -> Iterator[Path]:
 
 
 def tool_version(name: str) -> str:
-    """The first line of `name --version`, of the tool that build steps would run.
+    """What `name --version` says first, of the tool that build steps would run.
 
     ``missing`` where there is none: the engine names all that is missing at once.
     """
     try:
         answer = subprocess.run(
-            [name, "--version"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+            [name, _VERSION_OPTION.get(name, "--version")],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return "missing"
     if answer.returncode != 0:
         raise BuildError(f"{name} --version failed", why=answer.stderr.strip())
-    return answer.stdout.partition("\n")[0].strip()
+    lines = [line.strip() for line in answer.stdout.splitlines()]
+    return next((line for line in lines if any(map(str.isdigit, line))), "")

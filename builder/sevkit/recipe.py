@@ -65,6 +65,7 @@ _TEMPLATE_WORDS = ("and", "else", "false", "if", "in", "is", "none", "not", "or"
 _ADDRESS = r"[^\s\x00-\x1f\x7f-\x9f]+$"
 _URL = f"^https?://{_ADDRESS}"
 _GIT_URL = f"^(https?|ssh|git|file)://{_ADDRESS}"
+_PLATFORM = r"^([A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*\.dsc$"
 _NOT_ON_A_COMMAND_LINE = ("root", "rootfstype", "rootflags", "init", "rdinit", "initrd")
 
 
@@ -164,6 +165,10 @@ Url = Annotated[str, Field(pattern=_URL)]
 GitUrl = Annotated[str, Field(pattern=_GIT_URL)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PlatformFile = Annotated[str, Field(pattern=_PLATFORM)]
+ToolChainTag = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+Macro = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
+MacroValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 GuestPath = Annotated[
     str, AfterValidator(_guest_path), WithJsonSchema({"type": "string", "pattern": r"^(/[^/]+)+$"})
 ]
@@ -219,6 +224,10 @@ FORMS: Mapping[str, str] = {
     _URL: "an address that starts with https:// or http://, all of it printable",
     _GIT_URL: "an address that starts with https://, ssh:// or git://, all of it printable",
     "^[A-Za-z0-9][A-Za-z0-9._-]*$": "the name of a file",
+    _PLATFORM: "the path of a .dsc file in edk2's tree, such as OvmfPkg/AmdSev/AmdSevX64.dsc",
+    "^[A-Z][A-Z0-9_]*$": "a tool chain tag, such as GCC5",
+    "^[A-Z][A-Z0-9_]{0,63}$": "the name of a macro: capital letters, digits, '_', at most 64",
+    "^[A-Za-z0-9][A-Za-z0-9._/-]*$": "the value of a macro: one word, such as TRUE or 4096",
 }
 """Each pattern that a value may fail, in words."""
 
@@ -415,10 +424,54 @@ class Initramfs(Part):
 
 
 class Firmware(Part):
-    """The guest firmware, taken from a source as it is."""
+    """The guest firmware: a file of a source taken as it is, or a platform of edk2 compiled."""
 
-    source: Annotated[str, Field(description="The source, of `sources`, that holds it.")]
+    source: Annotated[str, Field(description="The source, of `sources`: the file, or edk2's tree.")]
     member: Annotated[Member | None, Field(description="The file in the source.")] = None
+    platform: Annotated[
+        PlatformFile | None,
+        Field(description="The platform description in edk2's tree that is built (build -p)."),
+    ] = None
+    target: Annotated[
+        Literal["RELEASE", "DEBUG", "NOOPT"], Field(description="How it is built (build -b).")
+    ] = "RELEASE"
+    toolchain: Annotated[
+        ToolChainTag, Field(description="The tag in edk2's tools_def.txt (build -t).")
+    ] = "GCC5"
+    defines: Annotated[
+        Frozen[Macro, MacroValue],
+        Field(
+            default_factory=lambda: Table({}),
+            description="Macros of the platform description (build -D).",
+        ),
+    ]
+    flash_device: Annotated[
+        FileName, Field(description="The [FD] of the flash description that is taken.")
+    ] = "OVMF"
+    patches: Annotated[
+        str | None,
+        BeforeValidator(_none),
+        Field(description="The patch series, a folder in patches/; empty for none."),
+    ] = None
+    submodules: Annotated[
+        Frozen[Member, str],
+        Field(
+            default_factory=lambda: Table({}),
+            description="Path in the tree → the source, of `sources`, that fills it.",
+        ),
+    ]
+
+    def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        if self.platform is None:
+            for key in sorted(self.model_fields_set - {"source", "member", "platform"}):
+                if getattr(self, key):
+                    yield (key,), "goes with platform: firmware is taken as it is without one"
+        elif self.member is not None:
+            yield ("member",), "does not go with platform: firmware is taken or built"
+        for path in self.submodules:
+            for other in self.submodules:
+                if other.startswith(f"{path}/"):
+                    yield ("submodules", other), f"lies inside {path}, which is another one"
 
 
 class Launch(Part):

@@ -24,6 +24,7 @@ __all__ = ["load", "schema"]
 _CHAIN = 16
 _SCHEMA = 1
 _SHOWN_PROBLEMS = 99
+_TAKERS = ("kernel", "agent", "firmware")
 
 
 def load(name: str, overrides: Mapping[str, str], library: Library) -> Recipe:
@@ -193,19 +194,24 @@ class _Draft:
     def _check_names(self) -> None:
         """That sources, fragments and series which are named exist, and that no path is empty."""
         sources = self._root.get("sources")
-        for part in ("kernel", "agent", "firmware"):
-            node = self._root.get(part, "source")
+        named: list[tuple[Dotted, Node | None]] = []
+        named += [((part, "source"), self._root.get(part, "source")) for part in _TAKERS]
+        submodules = self._root.get("firmware", "submodules")
+        for path, filled in submodules.table.items() if submodules else ():
+            named.append((("firmware", "submodules", path), filled))
+        for at, node in named:
             if node is None or node.text is None or sources is None or not sources.table:
                 continue
             if node.text not in sources.table:
                 near = nearest(node.text, sources.table)
-                self._problem(node, (part, "source"), f"no source is called '{node.text}'{near}")
+                self._problem(node, at, f"no source is called '{node.text}'{near}")
         configs = self._root.get("kernel", "configs")
         for number, node in enumerate(configs.items[:LIST_LENGTH] if configs else ()):
             self._check_name(node, ("kernel", "configs", str(number)), self._library.fragment)
-        series = self._root.get("kernel", "patches")
-        if series is not None and series.text:
-            self._check_name(series, ("kernel", "patches"), self._library.patches)
+        for part in ("kernel", "firmware"):
+            series = self._root.get(part, "patches")
+            if series is not None and series.text:
+                self._check_name(series, (part, "patches"), self._library.patches)
         for at, node in self._local_files():
             if node.text == "":
                 self._problem(node, at, "must not be empty")

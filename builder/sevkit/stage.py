@@ -125,6 +125,12 @@ class Planner(Protocol):
     def source(self, name: str) -> str:
         """The reference of the recipe's source `name` (`blob:` or `git:`)."""
 
+    def source_files(self, name: str) -> Mapping[str, str]:
+        """File name → reference of each file of the recipe's source `name`.
+
+        Several for a source package, one for any other; a folder goes by the source's name.
+        """
+
     def debs(self, group: str) -> Mapping[str, str]:
         """File name → `blob:` reference of each package in the closure of `group`.
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The firmware: one file taken from a source as it is, and what it can do.
+"""The firmware taken as it is: one file of a source, and what it can do.
 
-Never changes a byte of it. A mode that it can't do is recorded; only firmware that can do none of
-those that the recipe asks for is refused, here, before a kernel has been compiled in vain.
+Never changes a byte of it; firmware that is compiled is edk2.py's, which publishes it from here. A
+mode that it can't do is recorded; only firmware that can do none of those that the recipe asks for
+is refused, here, before a kernel has been compiled in vain.
 """
 
 import json
@@ -15,7 +16,7 @@ from sevkit.errors import BuildError, RecipeError
 from sevkit.ovmf import FirmwareFacts, read_firmware
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 2
+VERSION = 3
 
 
 def plan_firmware(planner: Planner) -> Stage:
@@ -65,10 +66,21 @@ def build_firmware(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Run
         raise BuildError(
             f"the firmware's source {name} is a folder", hint="say which file in firmware.member"
         )
+    publish_firmware(path, name, stage.params["modes"], out, None)
+
+
+def publish_firmware(
+    path: Path, name: str, modes: Json, out: Path, build: Mapping[str, Json] | None
+) -> None:
+    """Write ``firmware.fd`` and ``firmware.json`` after a look at what the image can do.
+
+    `name` is what messages call it, `build` how it was made when it was not taken as it is. Raises
+    `ImageError` when it is no OVMF image, `RecipeError` when it can do none of `modes`.
+    """
     facts = read_firmware(path, name)
-    _check_modes(facts, stage.params["modes"], name)
+    _check_modes(facts, modes, name)
     shutil.copyfile(path, out / "firmware.fd")
-    text = json.dumps(facts.record(), indent=2, sort_keys=True)
+    text = json.dumps({**facts.record(), "build": build}, indent=2, sort_keys=True)
     (out / "firmware.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -65,6 +65,7 @@ def _local_sources(planner: Planner) -> Iterator[Mapping[str, Json]]:
     """What was not fetched but found beside the recipe: its digest, and never its path."""
     recipe = planner.recipe
     names = {recipe.kernel.source, recipe.firmware.source, recipe.agent.source}
+    names |= set(recipe.firmware.submodules.values())
     references = {
         name: planner.source(name)
         for name, source in recipe.sources.items()

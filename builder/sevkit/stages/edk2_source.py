@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""edk2's source as its stages share it: unpacked, submodules filled in, patched.
+
+What is planned here and what is read here are the same. A Debian source package is several
+archives: the tree, and `debian/`, whose own patches come first, as dpkg-source(1) applies them.
+Nothing is compiled.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevkit import patches
+from sevkit.archive import unpack
+from sevkit.errors import BuildError, RecipeError
+from sevkit.recipe import DebSource
+from sevkit.stage import Json, Planner, Runner, Stage
+
+_DEBIAN = re.compile(r"\.debian\.tar\.[a-z0-9]+$")
+_CHANGELOG = re.compile(r"^(\S+) \((\S+)\)")
+_LEFT_OUT = re.compile(
+    r"[^/]+/(CryptoPkg/Library/OpensslLib/openssl/"
+    r"(demos|doc|fuzz|test)/|CryptoPkg/Library/MbedTlsLib/mbedtls/tests/)"
+)
+"""A hundred megabytes that no platform description names: tests and manuals of what is embedded."""
+
+
+@dataclass(frozen=True)
+class SourceTree:
+    """A patched tree, and what was done to it."""
+
+    path: Path
+    version: str | None
+    """What debian/changelog says; None for a source that is no Debian package."""
+    own: tuple[str, ...]
+    """Names of the patches of the Debian package, in their order."""
+    series: patches.Series | None
+    moved_hunks: tuple[str, ...]
+
+
+def plan_source(planner: Planner) -> tuple[dict[str, Json], dict[str, str]]:
+    """Parameters and inputs of the patched source, for the stages that start from it.
+
+    Raises `RecipeError` for a series that is malformed, and for a source that can't hold a tree.
+    """
+    recipe, firmware = planner.recipe, planner.recipe.firmware
+    trees = {".": firmware.source, **firmware.submodules}
+    inputs: dict[str, str] = {}
+    roles: dict[str, Json] = {}
+    for place, name in sorted(trees.items()):
+        source = recipe.sources[name]
+        if isinstance(source, DebSource) or getattr(source, "member", None) is not None:
+            raise RecipeError(
+                f"{recipe.name}: sources.{name}: is no source tree of edk2",
+                why="firmware.platform is built from a whole tree, not from a package or member",
+                hint=f'name the source package: sources.{name} = {{ deb-src = "edk2" }}',
+            )
+        files = planner.source_files(name)
+        roles[place] = sorted(files)
+        inputs |= {f"source/{place}/{file}": reference for file, reference in files.items()}
+    params: dict[str, Json] = {"trees": roles}
+    if firmware.patches is not None:
+        series = patches.read_series(planner.patches(firmware.patches))
+        params["series"] = {
+            "name": series.name,
+            "patches": [[patch.name, patch.strip] for patch in series.patches],
+        }
+        for patch in series.patches:
+            inputs[f"patch/{patch.name}"] = planner.local(patch.path)
+    return params, inputs
+
+
+def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> SourceTree:
+    """Unpack and patch the source of `stage` in the runner's work folder.
+
+    Raises `BuildError` when it is no tree of edk2, or a patch does not apply.
+    """
+    trees = stage.params["trees"]
+    assert isinstance(trees, Mapping)
+    tree = run.work / "edk2"
+    for place, files in sorted(trees.items()):
+        assert isinstance(files, list | tuple)
+        archives = {str(file): inputs[f"source/{place}/{file}"] for file in files}
+        _lay_out(archives, tree / str(place), run)
+    if not (tree / "BaseTools" / "Source" / "C").is_dir():
+        raise BuildError(
+            "the firmware's source is no tree of edk2",
+            why="it has no folder BaseTools/Source/C at its top",
+            hint="check the source that firmware.source names",
+        )
+    version = _debian_version(tree)
+    own = _debian_series(tree)
+    if own is not None:
+        run.progress(0, None, f"applying {len(own.patches)} patches of Debian")
+        subject = f"edk2 {version or ''}".rstrip()
+        patches.apply(own, tree, run.work / "patching", run, subject=subject)
+    series = _planned_series(stage, inputs)
+    moved: list[str] = []
+    if series is not None:
+        run.progress(0, None, f"applying {len(series.patches)} patches")
+        subject = f"edk2 {version or ''}".rstrip()
+        moved = patches.apply(series, tree, run.work / "patching", run, subject=subject)
+    names = () if own is None else tuple(patch.name for patch in own.patches)
+    return SourceTree(tree, version, names, series, tuple(moved))
+
+
+def _lay_out(archives: Mapping[str, Path], tree: Path, run: Runner) -> None:
+    """Fill the folder `tree` from a folder, an archive, or the archives of a source package."""
+
+    def told(done: int, total: int | None) -> None:
+        run.progress(done, total, f"unpacking {tree.name}")
+
+    debian = [name for name in archives if _DEBIAN.search(name)]
+    mains = [name for name in archives if name not in debian]
+    if len(mains) != 1:
+        raise BuildError(
+            f"the firmware's source has {len(mains)} trees",
+            why=", ".join(sorted(archives)),
+            hint="a source package with one .orig archive, or one archive, is needed",
+        )
+    source = archives[mains[0]]
+    if tree.exists():  # an empty folder stands for a submodule
+        if any(tree.iterdir()):
+            raise BuildError(f"{tree.name} in the firmware's source is not empty: no submodule")
+        tree.rmdir()
+    if source.is_dir():
+        shutil.copytree(source, tree, symlinks=True)
+        return
+    unpacked = run.work / "unpacked"
+    unpacked.mkdir()
+    unpack(source, unpacked, progress=told, wanted=lambda name: not _LEFT_OUT.match(name))
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    (_only_folder(unpacked) or unpacked).rename(tree)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    for name in debian:
+        unpack(archives[name], tree)
+
+
+def _only_folder(place: Path) -> Path | None:
+    found = list(place.iterdir())
+    return found[0] if len(found) == 1 and found[0].is_dir() else None
+
+
+def _debian_version(tree: Path) -> str | None:
+    changelog = tree / "debian" / "changelog"
+    if not changelog.is_file():
+        return None
+    with changelog.open(encoding="utf-8") as file:
+        match = _CHANGELOG.match(file.readline())
+    return match[2] if match else None
+
+
+def _debian_series(tree: Path) -> patches.Series | None:
+    folder = tree / "debian" / "patches"
+    if not (folder / "series").is_file():
+        return None
+    return patches.read_series(folder, headers=False)
+
+
+def _planned_series(stage: Stage, inputs: Mapping[str, Path]) -> patches.Series | None:
+    planned = stage.params.get("series")
+    if not isinstance(planned, Mapping):
+        return None
+    rows = planned["patches"]
+    assert isinstance(rows, list | tuple)
+    return patches.Series(
+        str(planned["name"]),
+        tuple(
+            patches.read_patch(inputs[f"patch/{name}"], str(name), int(strip))
+            for name, strip in rows
+        ),
+    )
