@@ -4,6 +4,7 @@
 common.py   the top command, flags of every build, the project a verb works on
 build.py    build, list, check, fetch, update, show, clean
 image.py    why, verify, schema, boot
+guest.py    run, probe
 kernel.py   kconfig why, menuconfig
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 import click
 
-from sevkit.cli import build, image, kernel  # noqa: F401  (they register their verbs)
+from sevkit.cli import build, guest, image, kernel  # noqa: F401  (they register their verbs)
 from sevkit.cli.common import main
 from sevkit.errors import SevkitError
 
@@ -23,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out a command line and return its exit status.
 
     0 done, 1 the build failed, 2 the recipe or the call is wrong, 3 something is missing on this
-    host, 130 interrupted; `boot` gives the status of the command in the guest.
+    host, 130 interrupted; `boot` and `run` give the status of what ran in the guest.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:

@@ -116,12 +116,12 @@ def boot(
     for line in session.remarks():
         click.echo(f"sevkit: {line}", err=True)
     if console:
-        session.watch(_raw(1), until=until, seconds=timeout)
+        session.watch(raw_stream(1), until=until, seconds=timeout)
         return 0
     outcome = session.run(
         list(command),
-        stdout=_raw(1),
-        stderr=_raw(2),
+        stdout=raw_stream(1),
+        stderr=raw_stream(2),
         stdin=_piped_input() if command else None,
     )
     if as_json:
@@ -132,7 +132,7 @@ def boot(
     return outcome.exit_status
 
 
-def _raw(descriptor: int) -> BinaryIO:
+def raw_stream(descriptor: int) -> BinaryIO:
     """A stream of ours, unbuffered: what the guest says is passed on at once, or an error."""
     return open(descriptor, "wb", buffering=0, closefd=False)
 

@@ -43,6 +43,8 @@ class GuestSpec:
     modes: tuple[str, ...] = ()
     hashed_modes: tuple[str, ...] = ()
     """Those in which the firmware has a place for the hashes of kernel, initrd, command line."""
+    disk: Path | None = None
+    """An image that the guest reads as its first virtio disk."""
 
 
 def parse_memory(text: str, *, least_mib: int) -> int:
@@ -100,6 +102,10 @@ def qemu_argv(
         options = "security_model=none,readonly=on,multidevs=remap"
         argv += ["-fsdev", f"local,id=rootfs,path={_quoted(rootfs)},{options}"]
         argv += ["-device", f"virtio-9p-pci,fsdev=rootfs,mount_tag={ROOTFS_TAG},{_VIRTIO}"]
+    if spec.disk is not None:
+        options = "if=none,id=disk,format=raw,readonly=on"
+        argv += ["-drive", f"{options},file={_quoted(spec.disk)}"]
+        argv += ["-device", f"virtio-blk-pci,drive=disk,{_VIRTIO}"]
     return [*argv, *extra_args]
 
 

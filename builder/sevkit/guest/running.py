@@ -201,6 +201,10 @@ class Guest:
         """Have `take` called with what `descriptor` has to read, inside whatever call waits."""
         self._watched[descriptor] = Input(take, 4096)
 
+    def unwatch(self) -> None:
+        """Forget the descriptors of `watch`."""
+        self._watched.clear()
+
     def _command(
         self, argv: Sequence[str], streams: Streams, env: Sequence[str], cwd: str
     ) -> dict[str, Json]:

@@ -7,7 +7,7 @@ Everything is settled, and every refusal made, before anything starts. Never pri
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,18 +38,27 @@ class Session:
         *,
         cache: Path,
         memory: str | None = None,
+        room_for_bytes: int = 0,
         accel: Accelerator | None = None,
         log: Path | None = None,
         rootfs: Path | None = None,
+        disk: Path | None = None,
+        more_cmdline: str = "",
         extra_args: Sequence[str] = (),
     ) -> "Session":
         """The image of a directory. `memory` is as people write it; `cache` a folder of ours.
+
+        Without `memory` there is room for a workload of `room_for_bytes`. `disk` is attached
+        read-only; `more_cmdline` is appended to the kernel command line, and measured with it.
 
         Raises `RecipeError` for a call that can't work, `ImageError` for an image that is
         incomplete or was changed, `HostError` for a host that can't do it.
         """
         manifest = load(folder)
-        spec = spec_of(manifest, folder.absolute(), memory=memory)
+        spec = spec_of(manifest, folder.absolute(), memory=memory, room_for_bytes=room_for_bytes)
+        if more_cmdline:
+            spec = replace(spec, cmdline=f"{spec.cmdline} {more_cmdline}")
+        spec = replace(spec, disk=disk)
         qemu = find_qemu()
         launch = choose(qemu, wanted=accel, modes=spec.modes, cache=cache)
         setting = Setting(
@@ -125,13 +134,22 @@ class Session:
         }
 
 
-def spec_of(manifest: Manifest, folder: Path, *, memory: str | None = None) -> GuestSpec:
+def spec_of(
+    manifest: Manifest, folder: Path, *, memory: str | None = None, room_for_bytes: int = 0
+) -> GuestSpec:
     """What the manifest of the image in `folder` says about booting it.
+
+    Memory is what the manifest takes by default, and more where the workload needs it.
 
     Raises `RecipeError` for impossible `memory`, `ImageError` for a file that is not as published.
     """
     needs = manifest.memory
-    mib = needs.default_mib if memory is None else parse_memory(memory, least_mib=needs.minimum_mib)
+    room = needs.minimum_mib + -(-room_for_bytes // (1 << 20))
+    mib = (
+        max(needs.default_mib, room)
+        if memory is None
+        else parse_memory(memory, least_mib=needs.minimum_mib)
+    )
     modes = manifest.possible_modes
     files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
     for role, path in files.items():

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that talk to a running guest: run, probe."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sevkit.cli.common import Place, main
+from sevkit.cli.image import raw_stream
+from sevkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from sevkit.guest.launch import Accelerator
+
+ACCEL = click.option(
+    "--accel",
+    type=click.Choice(["sev-snp", "sev-es", "sev", "kvm", "tcg"]),
+    help="How to run it (default: the best that works here).",
+)
+
+
+@main.command()
+@click.argument("image")
+@click.argument("words", metavar="ROOTFS [-- COMMAND…]", nargs=-1, type=click.UNPROCESSED)
+@click.option("-t", "--tty", is_flag=True, help="Give the container a terminal.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
+@click.option("-w", "--workdir", help="Folder in the container to start in.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="Names of the image, or numbers.")
+@click.option("--hostname", default="sevkit", help="Host name of the container.")
+@click.option("--memory", help="Memory limit of the container: 64M, 1G (default: none).")
+@click.option(
+    "--pids-limit", type=click.IntRange(0), help="Processes of the container; 0: no limit."
+)
+@click.option("--cpus", type=click.FloatRange(0.01, 512), help="CPUs of the container: 1.5.")
+@click.option("--guest-memory", help="Memory of the guest: 512M, 2G.")
+@click.option(
+    "--rootfs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The same as dir:FOLDER in ROOTFS's place (read-only 9p, for development).",
+)
+@ACCEL
+@click.option("--json", "as_json", is_flag=True, help="What happened as JSON, on stderr.")
+@click.pass_obj
+def run(
+    place: Place,
+    image: str,
+    words: tuple[str, ...],
+    tty: bool,
+    interactive: bool,
+    env: tuple[str, ...],
+    workdir: str | None,
+    user: str | None,
+    hostname: str,
+    memory: str | None,
+    pids_limit: int | None,
+    cpus: float | None,
+    guest_memory: str | None,
+    rootfs: Path | None,
+    accel: "Accelerator | None",
+    as_json: bool,
+) -> int:
+    """Run a container in a guest of its own, and relay its streams and exit status.
+
+    ROOTFS is docker-archive:FILE[:ref] or oci:FOLDER[:ref], which become a read-only file system
+    that the guest checks block by block against a hash on its command line; or dir:FOLDER.
+    """
+    from sevkit.guest.boot import writer
+    from sevkit.guest.container import container_record, parse_bytes, run_container
+    from sevkit.guest.running import Streams
+    from sevkit.guest.session import Session
+    from sevkit.guest.terminal import size_of
+    from sevkit.guest.workload import prepare
+    from sevkit.oci_config import PIDS_LIMIT, Overrides
+    from sevkit.output import find_image
+    from sevkit.store import default_root
+
+    if rootfs is None and not words:
+        raise RecipeError(
+            "ROOTFS is missing", hint=f"sevkit run {image} docker-archive:FILE -- COMMAND"
+        )
+    is_terminal = os.isatty(0)
+    if tty and interactive and not is_terminal:
+        raise RecipeError("-t with -i: standard input is not a terminal", hint="leave out -t")
+    root = f"dir:{rootfs}" if rootfs is not None else words[0]
+    overrides = Overrides(
+        argv=words if rootfs is not None else words[1:],
+        env=env,
+        cwd=workdir,
+        user=user,
+        tty=tty,
+        memory_bytes=None if memory is None else parse_bytes("--memory", memory),
+        pids=PIDS_LIMIT if pids_limit is None else pids_limit,
+        cpus=cpus,
+        hostname=hostname,
+    )
+    folder = find_image(image, place.output)
+    cache = default_root(os.environ)
+    with prepare(root, overrides, cache=cache) as workload:
+        session = Session.of_image(
+            folder,
+            memory=guest_memory,
+            room_for_bytes=overrides.memory_bytes or 0,
+            accel=accel,
+            cache=cache / "hosts",
+            log=place.output / ".log" / "console.log",
+            rootfs=workload.folder,
+            disk=workload.image,
+            more_cmdline=workload.cmdline,
+        )
+        for line in session.remarks():
+            click.echo(f"sevkit: {line}", err=True)
+        outcome = run_container(
+            session,
+            Streams(
+                writer(raw_stream(1)),
+                writer(raw_stream(2)),
+                stdin=0 if interactive else None,
+                tty=size_of(0) if tty else None,
+            ),
+            config=workload.config,
+            terminal=0 if tty and is_terminal and interactive else None,
+        )
+        if as_json:
+            record = {**container_record(session, outcome), "rootfs": workload.record()}
+            click.echo(json.dumps(record, indent=2), err=True)
+    return outcome.ending.exit_status
+
+
+@main.command()
+@click.argument("image", default="sev-guest")
+@ACCEL
+@click.pass_obj
+def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
+    """Search this host's view of a guest's memory for a page that the guest wrote.
+
+    Found without SEV, as it must be: exit status 0. Found with SEV: 1.
+    """
+    from sevkit.guest.plaintext import look
+    from sevkit.guest.session import Session
+    from sevkit.output import find_image
+    from sevkit.store import default_root
+
+    session = Session.of_image(
+        find_image(image, place.output),
+        accel=accel,
+        cache=default_root(os.environ) / "hosts",
+        log=place.output / ".log" / "console.log",
+    )
+    for line in session.remarks():
+        click.echo(f"sevkit: {line}", err=True)
+    sight = look(session, seed=int.from_bytes(os.urandom(8)))
+    for line in sight.lines():
+        click.echo(line)
+    return 0 if sight.is_as_it_must_be else 1

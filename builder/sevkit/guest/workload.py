@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The root file system of a container, as a user names it, made ready for a guest.
+
+``dir:FOLDER`` is shared by 9p and described by a configuration that goes over the agent's port.
+Never runs anything in it.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevkit.errors import RecipeError
+from sevkit.oci_config import Accounts, Overrides, runtime_config
+from sevkit.stage import Json
+
+_KINDS = ("docker-archive", "oci", "dir")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a guest is given: a `folder` to share, or an `image` to attach with its `cmdline`.
+
+    `config` is the OCI runtime configuration; None: the image holds it.
+    """
+
+    name: str
+    folder: Path | None = None
+    image: Path | None = None
+    cmdline: str = ""
+    config: Mapping[str, Json] | None = None
+
+    def record(self) -> dict[str, str]:
+        """The same for programs."""
+        return {"name": self.name, "kind": "9p" if self.image is None else "verity"}
+
+
+@contextlib.contextmanager
+def prepare(name: str, overrides: Overrides, *, cache: Path) -> Iterator[Prepared]:
+    """Make the root file system called `name` ready; it stays so for the `with` block.
+
+    `cache` is a folder of ours. Raises `RecipeError` for a name that is none, and for a
+    configuration that can't be made.
+    """
+    kind, colon, place = name.partition(":")
+    if not colon or kind not in _KINDS or not place:
+        raise RecipeError(
+            f"'{name}' names no root file system",
+            hint="docker-archive:FILE, oci:FOLDER, or dir:FOLDER",
+        )
+    folder = Path(place).absolute()
+    if not folder.is_dir():
+        raise RecipeError(f"{name}: {place} is not a folder")
+    config = runtime_config({}, overrides, accounts_of(folder))
+    yield Prepared(name, folder=folder, config=config)
+
+
+def accounts_of(folder: Path) -> Accounts:
+    """The users and groups that a root file system knows; never of the host, whatever it links."""
+    texts = []
+    for each in ("passwd", "group"):
+        path = folder / "etc" / each
+        inside = path.resolve().is_relative_to(folder.resolve())
+        texts.append(path.read_text(errors="replace") if inside and path.is_file() else "")
+    return Accounts(*texts)
