@@ -55,6 +55,20 @@ def test_a_guest_gets_the_command_line_of_the_image_and_no_network(
     assert not any("net" in each for each in values(made, "-device"))
 
 
+def test_hashes_are_put_into_memory_where_no_sev_host_does_it() -> None:
+    guest = spec(hashes_at=0x810C00, hashes=bytes(range(16)))
+    for plain in ("tcg", "kvm"):
+        loaded = [each for each in values(argv(plain, guest), "-device") if "loader" in each]
+        assert loaded == [
+            "loader,addr=0x810c00,data=0x706050403020100,data-len=8",
+            "loader,addr=0x810c08,data=0xf0e0d0c0b0a0908,data-len=8",
+        ]
+    for sev in ("sev", "sev-es", "sev-snp"):
+        assert "loader" not in str(argv(sev, guest))
+        assert "kernel-hashes=on" in str(argv(sev, guest))
+    assert "loader" not in str(argv("tcg", spec(firmware=None, hashes_at=0x810C00)))
+
+
 def test_a_builtin_initramfs_is_not_given() -> None:
     assert "-initrd" not in argv("tcg", spec(initramfs=None))
 

@@ -11,6 +11,7 @@ from sevkit.errors import ImageError, RecipeError
 from sevkit.guest.boot import Outcome
 from sevkit.guest.launch import Launch
 from sevkit.guest.session import Session, spec_of
+from sevkit.hash_table import hash_table
 from sevkit.manifest import Manifest, describe_file, load, text_of, write_sums
 
 ROLES = {"kernel": "vmlinuz", "initramfs": "initramfs", "firmware": "firmware.fd"}
@@ -71,6 +72,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
             "verifies_kernel_hashes": None,
             "table": (),
             "metadata": None,
+            "build": None,
         },
         "sources": (),
         "toolchain": {},
@@ -132,6 +134,15 @@ def test_a_guest_is_what_the_manifest_says(folder: Path) -> None:
     assert spec.cmdline == "console=ttyS0 panic=-1"
     assert (spec.memory_mib, spec.vcpus, spec.cpu) == (512, 2, "EPYC-Milan")
     assert (spec.modes, spec.hashed_modes) == (("sev",), ("sev",))
+    assert (spec.hashes_at, spec.hashes) == (None, b"")
+
+
+def test_firmware_with_a_place_for_hashes_gets_them_without_sev_too(folder: Path) -> None:
+    place = {"base": 0x810C00, "size": 1024, "for_snp": True}
+    firmware = facts(folder)["firmware"] | {"kernel_hashes": place}
+    spec = spec_of(published(folder, firmware=firmware), folder)
+    expected = hash_table(b"vmlinuz", b"initramfs", "console=ttyS0 panic=-1")
+    assert (spec.hashes_at, spec.hashes) == (0x810C00, expected)
 
 
 def test_a_builtin_initramfs_and_a_flash_firmware_are_seen(folder: Path) -> None:

@@ -14,6 +14,7 @@ CRAFTS = {
     "copyright",
     "cpio",
     "elf",
+    "hash_table",
     "kconfig",
     "loader",
     "ovmf",

@@ -43,6 +43,10 @@ class GuestSpec:
     modes: tuple[str, ...] = ()
     hashed_modes: tuple[str, ...] = ()
     """Those in which the firmware has a place for the hashes of kernel, initrd, command line."""
+    hashes_at: int | None = None
+    """Where that place is in guest memory; None without one."""
+    hashes: bytes = b""
+    """What QEMU would put there if this were SEV (`sevkit.hash_table`); a multiple of 8 bytes."""
     disk: Path | None = None
     """An image that the guest reads as its first virtio disk."""
 
@@ -113,11 +117,10 @@ def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
     if not launch.is_sev:
         cpu = "host" if launch.accelerator == "kvm" else "max"
         argv = ["-machine", "q35,vmport=off", "-accel", launch.accelerator, "-cpu", cpu]
-        return (
-            argv
-            if spec.firmware is None
-            else argv + _firmware(spec.firmware, in_flash=spec.firmware_is_flash)
-        )
+        if spec.firmware is None:
+            return argv
+        argv += _firmware(spec.firmware, in_flash=spec.firmware_is_flash)
+        return argv if spec.hashes_at is None else argv + _in_memory(spec.hashes_at, spec.hashes)
     if spec.firmware is None:
         raise HostError(f"{launch.accelerator} needs firmware, and the image has none")
     is_snp = launch.accelerator == "sev-snp"
@@ -135,6 +138,15 @@ def _firmware(path: Path, *, in_flash: bool) -> list[str]:
     if not in_flash:
         return ["-bios", str(path)]
     return ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(path)}"]
+
+
+def _in_memory(address: int, data: bytes) -> list[str]:
+    """Put `data` into guest memory at every reset (docs/system/generic-loader.rst of QEMU)."""
+    argv = []
+    for offset in range(0, len(data), 8):
+        value = int.from_bytes(data[offset : offset + 8], "little")
+        argv += ["-device", f"loader,addr={address + offset:#x},data={value:#x},data-len=8"]
+    return argv
 
 
 def _console_is_virtio(cmdline: str) -> bool:

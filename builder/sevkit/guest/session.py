@@ -18,6 +18,7 @@ from sevkit.guest.launch import Accelerator, choose, find_qemu
 from sevkit.guest.qemu import GuestSpec, parse_memory
 from sevkit.guest.report import report_lines
 from sevkit.guest.running import Guest
+from sevkit.hash_table import hash_table, patched_kernel
 from sevkit.manifest import Manifest, Role, load
 
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
@@ -151,6 +152,7 @@ def spec_of(
         else parse_memory(memory, least_mib=needs.minimum_mib)
     )
     modes = manifest.possible_modes
+    hashes = manifest.firmware.kernel_hashes
     files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
     for role, path in files.items():
         _check_file(path, manifest.files[role].sha256)
@@ -164,8 +166,18 @@ def spec_of(
         vcpus=manifest.launch.vcpus[0],
         cpu=manifest.launch.cpus[0],
         modes=modes,
+        hashes_at=None if hashes is None else hashes.base,
+        hashes=b"" if hashes is None else _hashes_without_sev(files, manifest.cmdline, mib),
         hashed_modes=tuple(mode for mode in modes if manifest.launch.modes[mode].kernel_hashes),
     )
+
+
+def _hashes_without_sev(files: Mapping[Role, Path], cmdline: str, memory_mib: int) -> bytes:
+    """The table of hashes for a launch without SEV: firmware that checks refuses without it."""
+    initrd = files["initramfs"].read_bytes() if "initramfs" in files else b""
+    kernel = files["kernel"].read_bytes()
+    patched = patched_kernel(kernel, initrd_bytes=len(initrd), memory_mib=memory_mib)
+    return hash_table(patched, initrd, cmdline)
 
 
 def _check_file(path: Path, sha256: str) -> None:
