@@ -64,7 +64,7 @@ enum frame_state channel_frame(struct channel *channel, struct frame *frame,
                     FRAME_PAYLOAD_MAX);
         return FRAME_MALFORMED;
     }
-    if (header[4] != FRAME_CONTROL && header[4] != FRAME_STDIN) {
+    if (header[4] != FRAME_CONTROL && header[4] != FRAME_STDIN && header[4] != FRAME_CREDIT) {
         failure_set(failure, EPROTO, "a frame of type %u, which the host may not send", header[4]);
         return FRAME_MALFORMED;
     }

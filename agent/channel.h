@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Frames to and from the host over one virtio-serial port; docs/agent-protocol.md has the format.
+/* Frames to and from the host over one connection; docs/agent-protocol.md has the format.
  *
  * Owns the two bounded buffers and knows when the host is there. Never blocks, never allocates,
  * and knows nothing of what frames mean beyond their headers. */
@@ -13,7 +13,13 @@
 #include "events.h"
 #include "failure.h"
 
-enum frame_type { FRAME_CONTROL = 0, FRAME_STDIN = 1, FRAME_STDOUT = 2, FRAME_STDERR = 3 };
+enum frame_type {
+    FRAME_CONTROL = 0,
+    FRAME_STDIN = 1,
+    FRAME_STDOUT = 2,
+    FRAME_STDERR = 3,
+    FRAME_CREDIT = 4,
+};
 
 enum {
     FRAME_HEADER = 8,

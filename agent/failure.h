@@ -5,7 +5,7 @@
 
 struct failure {
     int error;      /* an errno value */
-    char what[240]; /* UTF-8 as far as the names in it are; without a full stop */
+    char what[480]; /* UTF-8 as far as the names in it are; without a full stop */
 };
 
 /* Fills in `failure`. The text of `error` is not added: say it in `format` where it helps. */

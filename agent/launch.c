@@ -9,39 +9,26 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "job.h"
 #include "rootfs.h"
 
 enum { SIGNAL_LAST = 64 };
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_Noreturn static void give_up(int failure_fd, const struct failure *failure)
+static bool set_up_stdio(const struct stdio *stdio)
 {
-    /* A pipe that is empty takes this whole; and nobody is left to hear of trouble. */
-    if (write(failure_fd, failure, sizeof *failure) < 0)
-        _exit(2);
-    _exit(1);
-}
+    const int null = stdio->fds[0] < 0 ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1;
+    const int input = stdio->fds[0] < 0 ? null : stdio->fds[0];
 
-_Noreturn static void give_up_with(int failure_fd, const char *what)
-{
-    const int error = errno;
-    struct failure failure;
-
-    failure_set(&failure, error, "cannot %s: %s", what, strerror(error));
-    give_up(failure_fd, &failure);
-}
-
-static bool set_up_stdio(const int stdio[3])
-{
-    const int null = stdio[0] < 0 ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1;
-    const int input = stdio[0] < 0 ? null : stdio[0];
-
-    return dup2(input, STDIN_FILENO) >= 0 && dup2(stdio[1], STDOUT_FILENO) >= 0 &&
-           dup2(stdio[2], STDERR_FILENO) >= 0;
+    if (stdio->is_terminal && ioctl(input, TIOCSCTTY, 0) != 0)
+        return false;
+    return dup2(input, STDIN_FILENO) >= 0 && dup2(stdio->fds[1], STDOUT_FILENO) >= 0 &&
+           dup2(stdio->fds[2], STDERR_FILENO) >= 0;
 }
 
 /* rt_sigaction(2) itself: the C library's functions refuse the signals that it keeps for its own
@@ -93,7 +80,7 @@ static const char *search_path(const char *const *env)
     return DEFAULT_PATH;
 }
 
-static void try_exec(const char *path, const struct run_request *request)
+static void try_exec(const char *path, const struct request *request)
 {
     execve(path, (char *const *)(size_t)request->argv, (char *const *)(size_t)request->env);
     /* A file that is there, and still not found: its interpreter is not. */
@@ -102,7 +89,7 @@ static void try_exec(const char *path, const struct run_request *request)
 }
 
 /* Returns the errno value that says best why nothing could be executed. */
-static int exec_anything(const struct run_request *request)
+static int exec_anything(const struct request *request)
 {
     const char *name = request->argv[0];
     int best = ENOENT;
@@ -130,25 +117,37 @@ static int exec_anything(const struct run_request *request)
     }
 }
 
-_Noreturn void launch(const struct run_request *request, const int stdio[3], int failure_fd)
+bool launch_prepare(const struct stdio *stdio)
 {
+    setsid();
+    return set_up_stdio(stdio) && undo_agent();
+}
+
+static bool enter(const struct request *request, struct failure *failure)
+{
+    if (request->root == ROOT_9P && !rootfs_enter(request->tag, failure))
+        return false;
+    if (chdir(request->cwd) == 0)
+        return true;
+    failure_set(failure, errno, "cannot change to '%.150s': %s", request->cwd, strerror(errno));
+    return false;
+}
+
+void launch_command(void *context, int outcome_fd)
+{
+    const struct launch *launch = context;
+    const struct request *request = launch->request;
     struct failure failure;
 
-    setsid();
-    if (!set_up_stdio(stdio))
-        give_up_with(failure_fd, "connect the streams");
-    if (!undo_agent())
-        give_up_with(failure_fd, "reset the process");
-    if (request->rootfs_tag && !rootfs_enter(request->rootfs_tag, &failure))
-        give_up(failure_fd, &failure);
-    if (chdir(request->cwd) != 0) {
-        failure_set(&failure, errno, "cannot change to '%.150s': %s", request->cwd,
-                    strerror(errno));
-        give_up(failure_fd, &failure);
+    if (!launch_prepare(&launch->stdio) || close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) != 0) {
+        failure_set(&failure, errno, "cannot prepare the process: %s", strerror(errno));
+        job_say_failure(outcome_fd, &failure);
+        return;
     }
-    if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) != 0)
-        give_up_with(failure_fd, "close what is not the command's");
-
+    if (!enter(request, &failure)) {
+        job_say_failure(outcome_fd, &failure);
+        return;
+    }
     const int error = exec_anything(request);
     const char *reason = error == ELIBBAD ? "its interpreter is missing" : strerror(error);
     if (error == ENOENT)

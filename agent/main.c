@@ -14,10 +14,13 @@
 
 #include "console.h"
 #include "failure.h"
+#include "listener.h"
 #include "mounts.h"
 #include "port.h"
 #include "power.h"
+#include "report.h"
 #include "service.h"
+#include "textfile.h"
 #include "version.h"
 
 enum { PORT_TIMEOUT_MS = 10000, EXIT_USAGE = 64 };
@@ -72,14 +75,32 @@ static bool set_signals(void)
 
 static bool run(struct failure *failure)
 {
+    struct setup setup = {.port_fd = -1, .listener_fd = -1};
+    char cmdline[4096];
+
     if (!power_guard_crashes() || !mounts_make(failure))
         return false;
     if (!occupy_stdio() || !set_limits() || !set_signals()) {
         failure_set(failure, errno, "cannot set up the agent's process: %s", strerror(errno));
         return false;
     }
-    const int port_fd = port_open(PORT_TIMEOUT_MS, failure);
-    return port_fd >= 0 && service_run(port_fd, failure) != SERVICE_FAILED;
+    if (!textfile_read(AT_FDCWD, "/proc/cmdline", cmdline, sizeof cmdline)) {
+        failure_set(failure, errno, "cannot read the kernel command line: %s", strerror(errno));
+        return false;
+    }
+    setup.is_sealed = textfile_has_word(cmdline, "sevkit.sealed");
+    setup.is_debug = report_is_debug_image();
+    setup.any_peer = setup.is_debug && textfile_has_word(cmdline, "sevkit.vsock=any");
+    uint32_t cid;
+    const bool has_vsock = listener_guest_cid(&cid);
+    if (has_vsock || setup.any_peer) {
+        setup.listener_fd = listener_open();
+        if (setup.listener_fd < 0)
+            console_say("cannot listen on vsock: %s", strerror(errno));
+    }
+    const bool needs_port = !has_vsock || setup.listener_fd < 0;
+    setup.port_fd = port_open(needs_port, PORT_TIMEOUT_MS, failure);
+    return (setup.port_fd >= 0 || !needs_port) && service_run(&setup, failure) != SERVICE_FAILED;
 }
 
 int main(int argc, char *argv[])

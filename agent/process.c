@@ -4,188 +4,414 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
+#include <stdalign.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "launch.h"
+#include "terminal.h"
 
 /* With its header such a frame is one write to the port, whose driver takes 32 KiB at a time. */
-enum { CHUNK_BYTES = 32768 - FRAME_HEADER, CHUNK_LEAST = 512 };
+enum { CHUNK_BYTES = WINDOW_BYTES - FRAME_HEADER, GRANT_LEAST = WINDOW_BYTES / 2 };
 
-enum pipe_name { PIPE_STDIN, PIPE_STDOUT, PIPE_STDERR, PIPE_FAILURE, PIPES };
+/* What a terminal can hold: tty_buffer.c's limit and N_TTY_BUF_SIZE of the kernel. */
+enum { TERMINAL_BYTES = 65536 + 4096, CTRL_D = 4 };
 
-static void close_if_open(int fd)
+/* Room for a window, and for the ends of input that a terminal gets as characters. */
+enum { STDIN_BYTES = WINDOW_BYTES + 4096 };
+
+enum { CHUNK_LEAST = 512 };
+
+/* Pages of a buffer that was never used are never had. */
+static alignas(4096) uint8_t stdin_buffers[PROCESSES_MAX][STDIN_BYTES];
+
+static struct process *find_number(struct processes *processes, int64_t number)
 {
-    if (fd >= 0)
-        close(fd);
+    for (size_t i = 0; i < PROCESSES_MAX; i++) {
+        if (processes->all[i].is_used && processes->all[i].number == number)
+            return &processes->all[i];
+    }
+    return NULL;
 }
 
-/* The ends that stay with the agent are non-blocking; the child's are as a program expects. */
-static bool open_pipes(int agent_ends[PIPES], int child_ends[PIPES], bool relays_stdin)
+static uint16_t next_number(struct processes *processes)
 {
-    for (int i = relays_stdin ? PIPE_STDIN : PIPE_STDOUT; i < PIPES; i++) {
-        const int child_end = i == PIPE_STDIN ? 0 : 1;
-        int ends[2];
-        if (pipe2(ends, O_CLOEXEC) != 0)
-            return false;
-        child_ends[i] = ends[child_end];
-        agent_ends[i] = ends[1 - child_end];
-        if (fcntl(agent_ends[i], F_SETFL, O_NONBLOCK) != 0)
-            return false;
-    }
-    return true;
+    do {
+        if (processes->last_number == UINT16_MAX)
+            processes->has_wrapped = true;
+        processes->last_number = (uint16_t)(processes->last_number % UINT16_MAX + 1);
+    } while (find_number(processes, processes->last_number));
+    return processes->last_number;
 }
 
-/* Returns 0 or an errno value. */
-static int start(struct process *process, struct events *events,
-                 const struct run_request *request, int agent_ends[PIPES], int child_ends[PIPES])
+struct process *process_take(struct processes *processes, struct connection *connection,
+                             struct failure *failure)
 {
-    if (!open_pipes(agent_ends, child_ends, request->relays_stdin))
-        return errno;
-    if (request->relays_stdin &&
-        !events_watch(events, &process->stdin_pipe, agent_ends[PIPE_STDIN]))
-        return errno;
-    for (int i = 0; i < 2; i++) {
-        struct stream *stream = &process->output[i];
-        stream->type = i == 0 ? FRAME_STDOUT : FRAME_STDERR;
-        if (!events_watch(events, &stream->source, agent_ends[PIPE_STDOUT + i]))
-            return errno;
+    for (size_t i = 0; i < PROCESSES_MAX; i++) {
+        struct process *process = &processes->all[i];
+        if (process->is_used)
+            continue;
+        *process = (struct process){
+            .is_used = true,
+            .connection = connection,
+            .input.fd = -1,
+            .output[0] = {.source.fd = -1, .type = FRAME_STDOUT, .credit = WINDOW_BYTES},
+            .output[1] = {.source.fd = -1, .type = FRAME_STDERR, .credit = WINDOW_BYTES},
+            .stdin_window = WINDOW_BYTES,
+            .stdin_buffer = stdin_buffers[i],
+        };
+        process->number = next_number(processes);
+        return process;
     }
-    const pid_t pid = fork();
-    if (pid < 0)
-        return errno;
-    if (pid == 0)
-        launch(request, child_ends, child_ends[PIPE_FAILURE]);
-    process->pid = pid;
-    return 0;
+    failure_set(failure, EAGAIN, "%d processes exist, and no more can", PROCESSES_MAX);
+    return NULL;
 }
 
-bool process_start(struct process *process, struct events *events,
-                   const struct run_request *request, struct failure *failure)
+static void close_streams(struct process *process)
 {
-    int agent_ends[PIPES] = {-1, -1, -1, -1};
-    int child_ends[PIPES] = {-1, -1, -1, -1};
+    source_close(&process->input);
+    source_close(&process->output[0].source);
+    source_close(&process->output[1].source);
+}
 
-    process->stdin_pipe.fd = -1;
-    const int error = start(process, events, request, agent_ends, child_ends);
-    for (int i = 0; i < PIPES; i++) {
-        close_if_open(child_ends[i]);
-        if (error)
-            close_if_open(agent_ends[i]);
+void stdio_close(const struct stdio *stdio)
+{
+    for (int i = 0; i < (stdio->is_terminal ? 1 : 3); i++) {
+        if (stdio->fds[i] >= 0)
+            close(stdio->fds[i]);
     }
-    if (error) {
-        failure_set(failure, error, "cannot start a process: %s", strerror(error));
+}
+
+/* The end that stays with the agent is non-blocking; the child's is as a program expects. */
+static bool open_pipe(struct events *events, struct source *source, int child_end, int *child_fd)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) != 0)
         return false;
+    *child_fd = ends[child_end];
+    if (fcntl(ends[1 - child_end], F_SETFL, O_NONBLOCK) == 0 &&
+        events_watch(events, source, ends[1 - child_end]))
+        return true;
+    const int error = errno;
+    close(ends[1 - child_end]);
+    source->fd = -1;
+    errno = error;
+    return false;
+}
+
+bool process_open_pipes(struct process *process, struct events *events, bool relays_stdin,
+                        struct stdio *stdio)
+{
+    *stdio = (struct stdio){.fds = {-1, -1, -1}};
+    if ((!relays_stdin || open_pipe(events, &process->input, 0, &stdio->fds[0])) &&
+        open_pipe(events, &process->output[0].source, 1, &stdio->fds[1]) &&
+        open_pipe(events, &process->output[1].source, 1, &stdio->fds[2])) {
+        process->output[0].is_open = process->output[1].is_open = true;
+        return true;
     }
-    process->failure_fd = agent_ends[PIPE_FAILURE];
-    process->state = PROCESS_RUNNING;
-    return true;
+    const int error = errno;
+    close_streams(process);
+    stdio_close(stdio);
+    errno = error;
+    return false;
+}
+
+bool process_use_terminal(struct process *process, struct events *events, int fd)
+{
+    close_streams(process);
+    process->has_tty = true;
+    process->output[0].is_open = true;
+    process->output[1].is_open = false;
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) == 0 &&
+        events_watch(events, &process->output[0].source, fd))
+        return true;
+    const int error = errno;
+    close(fd);
+    process->output[0].source.fd = -1;
+    errno = error;
+    return false;
+}
+
+bool process_open_terminal(struct process *process, struct events *events, uint16_t rows,
+                           uint16_t columns, struct stdio *stdio)
+{
+    int master_fd;
+    int slave_fd;
+
+    *stdio = (struct stdio){.fds = {-1, -1, -1}, .is_terminal = true};
+    if (!terminal_open(&master_fd, &slave_fd, rows, columns))
+        return false;
+    if (process_use_terminal(process, events, master_fd)) {
+        stdio->fds[0] = stdio->fds[1] = stdio->fds[2] = slave_fd;
+        return true;
+    }
+    const int error = errno;
+    close(slave_fd);
+    errno = error;
+    return false;
+}
+
+void process_announce(struct process *process)
+{
+    process->is_announced = true;
 }
 
 /* A process that has ended may have left a child that holds its pipes open and goes on writing:
  * what counts is what was in them when it ended. */
-static void mark_ended(struct process *process, int wait_status)
+void process_end(struct process *process, int wait_status)
 {
-    process->state = PROCESS_ENDED;
+    process->has_ended = true;
     process->wait_status = wait_status;
-    source_close(&process->stdin_pipe);
+    source_close(&process->input);
     for (int i = 0; i < 2; i++) {
         struct stream *stream = &process->output[i];
-        int bytes = 0;
-        if (stream->source.fd >= 0 && ioctl(stream->source.fd, FIONREAD, &bytes) == 0)
-            stream->left = (size_t)bytes;
+        int bytes = process->has_tty ? TERMINAL_BYTES : 0;
+        if (stream->source.fd < 0)
+            continue;
+        if (!process->has_tty)
+            ioctl(stream->source.fd, FIONREAD, &bytes);
+        stream->left = (size_t)bytes;
         stream->source.ready |= EPOLLIN;
         if (bytes == 0)
             source_close(&stream->source);
     }
 }
 
-void processes_reap(struct process *processes, size_t count)
+static void forget_stdin(struct process *process)
 {
-    int wait_status;
-    pid_t pid;
-
-    while ((pid = waitpid(-1, &wait_status, WNOHANG)) > 0) {
-        for (size_t i = 0; i < count; i++) {
-            if (processes[i].state == PROCESS_RUNNING && processes[i].pid == pid)
-                mark_ended(&processes[i], wait_status);
-        }
-    }
+    if (process->stdin_end > 0)
+        madvise(process->stdin_buffer, STDIN_BYTES, MADV_DONTNEED);
+    process->stdin_start = process->stdin_end = 0;
 }
 
-size_t process_feed(struct process *process, const char *bytes, size_t length)
+void process_abandon(struct process *process)
 {
-    struct source *source = &process->stdin_pipe;
+    close_streams(process);
+    forget_stdin(process);
+    process->output[0].is_open = process->output[1].is_open = false;
+    process->connection = NULL;
+    process->wait_id = 0;
+}
 
-    if (process->state != PROCESS_RUNNING || source->fd < 0)
-        return length;
-    if ((source->ready & (EPOLLOUT | EPOLLERR)) == 0)
-        return 0;
-    const ssize_t count = write(source->fd, bytes, length);
-    if (count >= 0)
-        return (size_t)count;
+void process_free(struct process *process)
+{
+    close_streams(process);
+    forget_stdin(process);
+    process->is_used = false;
+}
+
+struct process *process_find(struct processes *processes, const struct connection *connection,
+                             int64_t number)
+{
+    struct process *process = find_number(processes, number);
+    return process && process->is_announced && process->connection == connection ? process : NULL;
+}
+
+bool process_number_is_known(const struct processes *processes, uint16_t number)
+{
+    return number != 0 && (processes->has_wrapped || number <= processes->last_number);
+}
+
+static bool wants_stdin(const struct process *process)
+{
+    return !process->has_ended && !process->stdin_ends &&
+           (process->has_tty ? process->output[0].source.fd : process->input.fd) >= 0;
+}
+
+static void buffer_stdin(struct process *process, const char *bytes, size_t length)
+{
+    if (STDIN_BYTES - process->stdin_end < length) {
+        process->stdin_end -= process->stdin_start;
+        memmove(process->stdin_buffer, process->stdin_buffer + process->stdin_start,
+                process->stdin_end);
+        process->stdin_start = 0;
+    }
+    if (STDIN_BYTES - process->stdin_end < length)
+        return; /* ends of input alone can get here */
+    memcpy(process->stdin_buffer + process->stdin_end, bytes, length);
+    process->stdin_end += length;
+}
+
+bool process_feed(struct process *process, const char *bytes, size_t length)
+{
+    static const char end = CTRL_D;
+
+    if (process->has_ended)
+        return true;
+    if (length > process->stdin_window)
+        return false;
+    process->stdin_window -= length;
+    if (!wants_stdin(process)) {
+        process->stdin_due += length;
+    } else if (length > 0) {
+        buffer_stdin(process, bytes, length);
+    } else if (process->has_tty) {
+        const size_t before = process->stdin_end - process->stdin_start;
+        buffer_stdin(process, &end, 1);
+        process->stdin_extra += process->stdin_end - process->stdin_start - before;
+    } else {
+        process->stdin_ends = true;
+    }
+    return true;
+}
+
+bool process_grant(struct process *process, uint32_t type, uint32_t bytes)
+{
+    if (bytes == 0 || bytes > WINDOW_BYTES || (type != FRAME_STDOUT && type != FRAME_STDERR))
+        return false;
+    struct stream *stream = &process->output[type == FRAME_STDERR];
+    if (process->has_ended && !stream->is_open)
+        return true;
+    if (stream->credit + bytes > WINDOW_BYTES)
+        return false;
+    stream->credit += bytes;
+    return true;
+}
+
+/* What was in the buffer and is dealt with: all but the ends of input came out of the window. */
+static void count_stdin(struct process *process, size_t bytes)
+{
+    const size_t extra = bytes < process->stdin_extra ? bytes : process->stdin_extra;
+
+    process->stdin_extra -= extra;
+    process->stdin_due += bytes - extra;
+}
+
+/* What nobody will read counts as dealt with. */
+static void drop_stdin(struct process *process)
+{
+    count_stdin(process, process->stdin_end - process->stdin_start);
+    forget_stdin(process);
+}
+
+static bool write_stdin(struct process *process)
+{
+    struct source *source = process->has_tty ? &process->output[0].source : &process->input;
+    const size_t length = process->stdin_end - process->stdin_start;
+
+    if (process->has_ended || source->fd < 0) {
+        drop_stdin(process);
+        return false;
+    }
+    if (length == 0 && process->stdin_ends)
+        source_close(source);
+    if (length == 0 || (source->ready & (EPOLLOUT | EPOLLERR)) == 0)
+        return false;
+    const ssize_t count = write(source->fd, process->stdin_buffer + process->stdin_start, length);
+    if (count >= 0) {
+        process->stdin_start += (size_t)count;
+        count_stdin(process, (size_t)count);
+        if (process->stdin_start == process->stdin_end)
+            process->stdin_start = process->stdin_end = 0;
+        return count > 0;
+    }
     if (errno == EAGAIN) {
         source->ready &= ~(uint32_t)EPOLLOUT;
-        return 0;
+    } else if (errno != EINTR) {
+        if (!process->has_tty)
+            source_close(source);
+        drop_stdin(process);
     }
-    if (errno == EINTR)
-        return 0;
-    source_close(source);
-    return length;
+    return false;
 }
 
-void process_end_stdin(struct process *process)
+static bool grant_stdin(struct process *process)
 {
-    source_close(&process->stdin_pipe);
+    if (process->stdin_due == 0 || process->has_ended || !process->is_announced ||
+        !connection_has_room(process->connection) ||
+        (process->stdin_due < GRANT_LEAST && process->stdin_end > 0))
+        return false;
+    connection_send_credit(process->connection, process->number, FRAME_STDIN,
+                           (uint32_t)process->stdin_due);
+    process->stdin_window += process->stdin_due;
+    process->stdin_due = 0;
+    return true;
 }
 
-bool process_relay(struct process *process, struct stream *stream, struct channel *channel,
-                   size_t reserve)
+/* Reads a frame's worth into the channel. The stream's source is closed at its end. */
+static bool relay(struct process *process, struct stream *stream, size_t room)
 {
     struct source *source = &stream->source;
-    const bool ended = process->state == PROCESS_ENDED;
-    size_t room = channel_room(channel);
+    struct channel *channel = &process->connection->channel;
 
-    if (source->fd < 0 || (source->ready & (EPOLLIN | EPOLLHUP)) == 0)
+    if ((source->ready & (EPOLLIN | EPOLLHUP)) == 0)
         return false;
-    if (room < reserve + CHUNK_LEAST)
-        return false;
-    room -= reserve;
     if (room > CHUNK_BYTES)
         room = CHUNK_BYTES;
-    if (ended && room > stream->left)
+    if (room > stream->credit)
+        room = stream->credit;
+    if (process->has_ended && room > stream->left)
         room = stream->left;
     const ssize_t count = read(source->fd, channel_reserve(channel), room);
-    if (count > 0)
+    if (count > 0) {
         channel_commit(channel, stream->type, process->number, (size_t)count);
-    if (count > 0 && ended)
-        stream->left -= (size_t)count;
-    if (count < 0 && errno == EAGAIN && !ended)
+        stream->credit -= (size_t)count;
+        if (process->has_ended)
+            stream->left -= (size_t)count;
+    }
+    if (count < 0 && errno == EAGAIN && !process->has_ended)
         source->ready &= ~(uint32_t)(EPOLLIN | EPOLLHUP);
-    else if (count == 0 || (count < 0 && errno != EINTR) || (ended && stream->left == 0))
+    else if (count == 0 || (count < 0 && errno != EINTR) ||
+             (process->has_ended && stream->left == 0))
         source_close(source);
-    return count > 0;
+    return count > 0 || source->fd < 0;
 }
 
-bool process_is_over(const struct process *process)
+static bool progress_stream(struct process *process, struct stream *stream)
 {
-    return process->state == PROCESS_ENDED && process->output[0].source.fd < 0 &&
-           process->output[1].source.fd < 0;
+    if (!stream->is_open || !connection_has_room(process->connection))
+        return false;
+    if (stream->source.fd < 0) {
+        channel_reserve(&process->connection->channel);
+        channel_commit(&process->connection->channel, stream->type, process->number, 0);
+        stream->is_open = false;
+        return true;
+    }
+    const size_t room = channel_room(&process->connection->channel);
+    return stream->credit > 0 && room >= CONTROL_RESERVE + CHUNK_LEAST &&
+           relay(process, stream, room - CONTROL_RESERVE);
 }
 
-bool process_collect(struct process *process, struct failure *failure)
+static bool tell_end(struct process *process)
 {
-    struct failure told;
-    const bool failed = read(process->failure_fd, &told, sizeof told) == (ssize_t)sizeof told;
+    struct json_writer writer;
+    const bool by_signal = WIFSIGNALED(process->wait_status);
 
-    if (failed)
-        *failure = told;
-    close(process->failure_fd);
-    process->state = PROCESS_FREE;
-    return !failed;
+    if (!process->has_ended || process->output[0].is_open || process->output[1].is_open ||
+        process->wait_id == 0 || !connection_has_room(process->connection))
+        return false;
+    connection_begin_answer(process->connection, &writer, process->wait_id);
+    json_begin(&writer, '{');
+    json_key(&writer, by_signal ? "signal" : "status");
+    json_put_integer(&writer, by_signal ? WTERMSIG(process->wait_status)
+                                        : WEXITSTATUS(process->wait_status));
+    if (process->tells_oom) {
+        json_key(&writer, "oom");
+        json_put_boolean(&writer, process->oom);
+    }
+    json_end(&writer, '}');
+    connection_end_answer(process->connection, &writer, process->wait_id);
+    process_free(process);
+    return true;
+}
+
+bool process_progress(struct process *process)
+{
+    if (!process->connection) {
+        if (process->has_ended)
+            process_free(process);
+        return false;
+    }
+    if (!process->is_announced)
+        return false;
+    bool progress = write_stdin(process);
+    progress |= grant_stdin(process);
+    for (int i = 0; i < 2; i++)
+        progress |= progress_stream(process, &process->output[i]);
+    progress |= tell_end(process);
+    return progress;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The processes that the host asked for: starting them, moving their streams, how they ended.
+/* The processes that the host asked for: their streams with a window each, and how they ended.
  *
- * The agent is PID 1, so it also reaps whatever else dies; those are nobody's processes and leave
- * no trace here. */
+ * Starts none (job.c does) and reaps none (service.c does). A slot is taken when a process is to
+ * be started; the host hears of it once it is announced, and of its output only after that. */
 #ifndef SEVKIT_PROCESS_H
 #define SEVKIT_PROCESS_H
 
@@ -11,52 +11,87 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "channel.h"
+#include "connection.h"
 #include "events.h"
 #include "failure.h"
-#include "request.h"
 
-enum process_state { PROCESS_FREE, PROCESS_RUNNING, PROCESS_ENDED };
+enum { PROCESSES_MAX = 64, WINDOW_BYTES = 32768 };
+
+/* What a started process has as its own ends; -1: /dev/null, or none. */
+struct stdio {
+    int fds[3];
+    bool is_terminal; /* all three are one, which is to become the controlling terminal */
+};
 
 struct stream {
     struct source source;
     enum frame_type type;
-    size_t left; /* once the process has ended: bytes that it left in the pipe */
+    bool is_open;  /* its end has not been told yet */
+    size_t credit; /* bytes that the host still takes */
+    size_t left;   /* once the process has ended: bytes that it may have left behind */
 };
 
 struct process {
-    enum process_state state;
-    uint16_t number; /* in frames; from 1 */
-    pid_t pid;
-    int wait_status; /* once it has ended */
-    int failure_fd;  /* holds a `struct failure` when the command was never tried */
-    struct source stdin_pipe;
-    struct stream output[2]; /* stdout, stderr */
+    bool is_used;
+    bool is_announced; /* the host knows the number */
+    bool has_ended;
+    bool has_tty;
+    uint16_t number;
+    pid_t pid; /* 0 while not known */
+    int wait_status;
+    bool tells_oom; /* the first process of a container */
+    bool oom;
+    struct connection *connection; /* NULL: nobody's */
+    int64_t wait_id;               /* of the request that waits for it; 0: none does */
+    struct stream output[2];       /* stdout, stderr; of a terminal the first alone */
+    struct source input;           /* a pipe; not used with a terminal */
+    bool stdin_ends;               /* after what is buffered */
+    size_t stdin_window;           /* bytes that the host may still send */
+    size_t stdin_due;              /* bytes to grant */
+    size_t stdin_start, stdin_end; /* what is in the buffer */
+    size_t stdin_extra;            /* how much of that came out of no window */
+    uint8_t *stdin_buffer;
 };
 
-/* Starts the command. False when not even the fork worked; everything later shows in how the
- * process ends. */
-bool process_start(struct process *process, struct events *events,
-                   const struct run_request *request, struct failure *failure);
+struct processes {
+    struct process all[PROCESSES_MAX];
+    uint16_t last_number;
+    bool has_wrapped; /* every number has been given out */
+};
 
-/* Reaps every child that has died, and marks those of `processes` among them as ended. */
-void processes_reap(struct process *processes, size_t count);
+/* Takes a slot. NULL when there is none. */
+struct process *process_take(struct processes *processes, struct connection *connection,
+                             struct failure *failure);
+/* Opens its pipes, or its terminal, of which the child's ends go to `stdio`, for the caller to
+ * close after the fork. False with errno set, and nothing open. */
+bool process_open_pipes(struct process *process, struct events *events, bool relays_stdin,
+                        struct stdio *stdio);
+bool process_open_terminal(struct process *process, struct events *events, uint16_t rows,
+                           uint16_t columns, struct stdio *stdio);
+void stdio_close(const struct stdio *stdio);
+/* Gives the process a terminal's master instead of its pipes; owns `fd` from then on. */
+bool process_use_terminal(struct process *process, struct events *events, int fd);
 
-/* Writes to the process's stdin. Returns how many of the bytes are dealt with: none when the pipe
- * is full, all when nobody reads it any more. */
-size_t process_feed(struct process *process, const char *bytes, size_t length);
-void process_end_stdin(struct process *process);
+void process_announce(struct process *process);
+/* It is dead; what it has written is still relayed. */
+void process_end(struct process *process, int wait_status);
+/* Nobody is interested any more: it keeps running, without streams. */
+void process_abandon(struct process *process);
+/* Frees the slot. */
+void process_free(struct process *process);
 
-/* Queues one frame of what the process has written, if `reserve` bytes of the channel stay free.
- * Returns whether there was anything to do. */
-bool process_relay(struct process *process, struct stream *stream, struct channel *channel,
-                   size_t reserve);
+/* NULL when the host has no such process. */
+struct process *process_find(struct processes *processes, const struct connection *connection,
+                             int64_t number);
+/* Whether the number has ever been told to anybody. */
+bool process_number_is_known(const struct processes *processes, uint16_t number);
 
-/* Whether the process has ended and all its output is queued. */
-bool process_is_over(const struct process *process);
+/* Both return false when the host broke the window. */
+bool process_feed(struct process *process, const char *bytes, size_t length);
+bool process_grant(struct process *process, uint32_t type, uint32_t bytes);
 
-/* Frees the table entry of a process that is over. Returns false, with the reason, when its
- * surroundings could not be set up, so that the command was never tried. */
-bool process_collect(struct process *process, struct failure *failure);
+/* Does once whatever can be done for its streams and its waiter. Returns whether that was
+ * anything. Frees the slot once its end is told. */
+bool process_progress(struct process *process);
 
 #endif

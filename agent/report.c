@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "listener.h"
 #include "textfile.h"
 
 #define VIRTIO_DEVICES "/sys/bus/virtio/devices"
@@ -62,19 +63,19 @@ static void find_encryption(char *line, size_t size)
     close(fd);
 }
 
-void report_gather(struct report_facts *facts)
+void report_gather(struct report_facts *facts, bool is_sealed, bool is_debug)
+{
+    find_encryption(facts->encryption, sizeof facts->encryption);
+    facts->is_sealed = is_sealed;
+    facts->is_debug = is_debug;
+}
+
+bool report_is_debug_image(void)
 {
     char release[512];
 
-    find_encryption(facts->encryption, sizeof facts->encryption);
-    facts->is_debug = false;
-    if (!textfile_read(AT_FDCWD, "/etc/sevkit-release", release, sizeof release))
-        return;
-    for (const char *line = release; line; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        if (strncmp(line, "VARIANT=debug", 13) == 0 && (line[13] == '\n' || line[13] == '\0'))
-            facts->is_debug = true;
-    }
+    return textfile_read(AT_FDCWD, "/etc/sevkit-release", release, sizeof release) &&
+           textfile_has_word(release, "VARIANT=debug");
 }
 
 /* AMD64 Architecture Programmer's Manual, volume 3, Fn8000_001F_EAX. */
@@ -100,17 +101,17 @@ static void write_cpu_features(struct json_writer *writer)
 }
 
 /* The strongest mode in a line like "Memory Encryption Features active: AMD SEV SEV-ES". */
-static const char *active_mode(const char *encryption)
+const char *report_active_mode(const struct report_facts *facts)
 {
     static const struct {
         const char *word;
         const char *mode;
     } modes[] = {{" SEV-SNP", "sev-snp"}, {" SEV-ES", "sev-es"}, {" SEV", "sev"}};
 
-    if (!strstr(encryption, " AMD"))
+    if (!strstr(facts->encryption, " AMD"))
         return NULL;
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
-        if (strstr(encryption, modes[i].word))
+        if (strstr(facts->encryption, modes[i].word))
             return modes[i].mode;
     }
     return NULL;
@@ -118,7 +119,7 @@ static const char *active_mode(const char *encryption)
 
 static void write_sev(struct json_writer *writer, const struct report_facts *facts)
 {
-    const char *active = active_mode(facts->encryption);
+    const char *active = report_active_mode(facts);
 
     json_begin(writer, '{');
     json_key(writer, "cpu");
@@ -281,6 +282,7 @@ void report_write(struct json_writer *writer, const struct report_facts *facts)
     struct timespec since_boot;
     char status[4096];
     int64_t rss;
+    uint32_t cid = 0;
 
     clock_gettime(CLOCK_BOOTTIME, &since_boot);
     json_begin(writer, '{');
@@ -304,6 +306,13 @@ void report_write(struct json_writer *writer, const struct report_facts *facts)
               textfile_read(AT_FDCWD, "/proc/self/status", status, sizeof status) &&
                   textfile_field(status, "VmRSS", &rss),
               &rss);
+    json_key(writer, "vsock_cid");
+    if (listener_guest_cid(&cid))
+        json_put_integer(writer, cid);
+    else
+        json_put_null(writer);
+    json_key(writer, "sealed");
+    json_put_boolean(writer, facts->is_sealed);
     json_key(writer, "debug");
     json_put_boolean(writer, facts->is_debug);
     json_end(writer, '}');

@@ -7,15 +7,22 @@
 
 #include "json.h"
 
-/* What is read once, before there is a workload that could forge it. */
+/* What is found out once, before there is a workload that could forge it. */
 struct report_facts {
     char encryption[160]; /* the kernel's line on memory encryption; "" when it said nothing */
-    bool is_debug;        /* the image is the debug variant */
+    bool is_sealed;
+    bool is_debug; /* the image is the debug variant */
 };
 
-void report_gather(struct report_facts *facts);
+void report_gather(struct report_facts *facts, bool is_sealed, bool is_debug);
 
-/* Writes the body of a report. */
+/* Whether the image says of itself that it is the debug variant. */
+bool report_is_debug_image(void);
+
+/* The strongest mode of memory encryption that the kernel names, "sev-snp" say; NULL: none. */
+const char *report_active_mode(const struct report_facts *facts);
+
+/* Writes the result of `report`. */
 void report_write(struct json_writer *writer, const struct report_facts *facts);
 
 #endif

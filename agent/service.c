@@ -4,265 +4,207 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "channel.h"
-#include "events.h"
-#include "json.h"
-#include "process.h"
-#include "report.h"
-#include "request.h"
-#include "version.h"
+#include "cgroup.h"
+#include "listener.h"
+#include "state.h"
 
-enum {
-    PROTOCOL = 1,
-    PROCESSES = 1,
-    CONTROL_RESERVE = 24576, /* room that output leaves for control messages: a report fits */
-    RETRY_MS = 20,
-    LINGER_MS = 2000, /* how long the host has to fetch a last error */
-};
+enum { RETRY_MS = 20 };
 
-struct service {
-    struct events events;
-    struct source signals;
-    struct channel channel;
-    struct process processes[PROCESSES];
-    size_t stdin_taken; /* bytes of the stdin frame at hand that are dealt with */
-    struct json_pool pool;
-    struct run_words words;
-    struct report_facts facts;
-    bool is_ending;
-    enum service_end end;
-    struct failure *failure;
-};
-
-static void end_service(struct service *service, enum service_end end)
+void service_end(struct service *service, enum service_end end)
 {
     if (!service->is_ending)
         service->end = end;
     service->is_ending = true;
 }
 
-static void open_message(struct service *service, struct json_writer *writer, const char *name)
+/* A host that sends what is no frame or no request can't be understood any more. */
+static void refuse_host(struct service *service, struct connection *connection,
+                        const struct failure *failure)
 {
-    *writer = (struct json_writer){
-        .text = channel_reserve(&service->channel),
-        .size = channel_room(&service->channel),
-    };
-    json_begin(writer, '{');
-    json_key(writer, name);
+    connection_refuse(connection, failure);
+    if (connection->is_owner)
+        *service->failure = *failure;
 }
 
-static void send_message(struct service *service, struct json_writer *writer)
+static void handle_control(struct service *service, struct connection *connection,
+                           const struct frame *frame)
 {
-    json_end(writer, '}');
-    if (writer->full) {
-        failure_set(service->failure, EMSGSIZE, "a message did not fit its buffer");
-        end_service(service, SERVICE_FAILED);
-        return;
-    }
-    channel_commit(&service->channel, FRAME_CONTROL, 0, writer->length);
-}
-
-static void send_hello(struct service *service)
-{
-    struct json_writer writer;
-
-    open_message(service, &writer, "hello");
-    json_begin(&writer, '{');
-    json_key(&writer, "protocol");
-    json_put_integer(&writer, PROTOCOL);
-    json_key(&writer, "agent");
-    json_put_string(&writer, AGENT_VERSION);
-    json_end(&writer, '}');
-    send_message(service, &writer);
-}
-
-static void send_report(struct service *service)
-{
-    struct json_writer writer;
-
-    open_message(service, &writer, "report");
-    report_write(&writer, &service->facts);
-    send_message(service, &writer);
-}
-
-static void send_exited(struct service *service, int wait_status)
-{
-    struct json_writer writer;
-    const bool by_signal = WIFSIGNALED(wait_status);
-
-    open_message(service, &writer, "exited");
-    json_begin(&writer, '{');
-    json_key(&writer, by_signal ? "signal" : "status");
-    json_put_integer(&writer, by_signal ? WTERMSIG(wait_status) : WEXITSTATUS(wait_status));
-    json_end(&writer, '}');
-    send_message(service, &writer);
-}
-
-/* `request` is NULL when what arrived was no request at all. */
-static void send_error(struct service *service, const char *request,
-                       const struct failure *failure)
-{
-    struct json_writer writer;
-    char name[64];
-
-    open_message(service, &writer, "error");
-    json_begin(&writer, '{');
-    json_key(&writer, "request");
-    snprintf(name, sizeof name, "%s", request ? request : "");
-    if (request)
-        json_put_string(&writer, name);
-    else
-        json_put_null(&writer);
-    json_key(&writer, "what");
-    json_put_string(&writer, failure->what);
-    json_key(&writer, "errno");
-    json_put_integer(&writer, failure->error);
-    json_end(&writer, '}');
-    send_message(service, &writer);
-}
-
-static bool handle_run(struct service *service, const struct json *body, struct failure *failure)
-{
-    struct process *process = &service->processes[0];
-    struct run_request request;
-
-    if (!run_request_read(body, &service->words, &request, failure))
-        return false;
-    if (process->state != PROCESS_FREE) {
-        failure_set(failure, EBUSY, "a command is running already");
-        return false;
-    }
-    return process_start(process, &service->events, &request, failure);
-}
-
-static bool handle_shutdown(struct service *service, const struct json *body,
-                            struct failure *failure)
-{
-    if (body->type != JSON_OBJECT || body->first) {
-        failure_set(failure, EINVAL, "shutdown: must be an empty object");
-        return false;
-    }
-    end_service(service, SERVICE_SHUTDOWN);
-    return true;
-}
-
-static const struct {
-    const char *name;
-    bool (*handle)(struct service *service, const struct json *body, struct failure *failure);
-} requests[] = {
-    {"run", handle_run},
-    {"shutdown", handle_shutdown},
-};
-
-/* A host that sends what is no frame or no message can't be understood any more. */
-static void refuse_host(struct service *service, const struct failure *failure)
-{
-    send_error(service, NULL, failure);
-    *service->failure = *failure;
-    end_service(service, SERVICE_FAILED);
-}
-
-static void handle_control(struct service *service, const struct frame *frame)
-{
-    const char *problem;
-    struct failure failure;
+    const char *problem = NULL;
+    struct envelope envelope;
+    struct request request = {.id = 0};
+    struct failure failure = {.error = 0};
 
     const struct json *message =
         json_read(&service->pool, frame->payload, frame->length, &problem);
-    const struct json *body = message ? message_body(message) : NULL;
     if (frame->process != 0)
         problem = "a control message for a process";
-    else if (message && !body)
-        problem = "not an object with exactly one key";
-    if (!body || frame->process != 0) {
+    else if (message && !envelope_read(message, &envelope))
+        problem = "not a request, an object of id, method and params";
+    else if (message && connection_is_open_id(connection, envelope.id))
+        problem = "the id of another open request";
+    if (problem) {
         failure_set(&failure, EPROTO, "a malformed message: %s", problem);
-        refuse_host(service, &failure);
+        refuse_host(service, connection, &failure);
         return;
     }
-    for (size_t i = 0; i < sizeof requests / sizeof requests[0]; i++) {
-        if (!json_key_is(body, requests[i].name))
-            continue;
-        if (!requests[i].handle(service, body, &failure))
-            send_error(service, requests[i].name, &failure);
-        return;
+    bool is_good = request_read(&envelope, &service->words, &request, &failure);
+    if (is_good && !connection_open_id(connection, envelope.id)) {
+        failure_set(&failure, EBUSY, "%d requests are open, and no more can be",
+                    OPEN_REQUESTS_MAX);
+        is_good = false;
     }
-    failure_set(&failure, ENOSYS, "no such request");
-    send_error(service, body->key.bytes, &failure);
+    if (is_good)
+        methods_handle(service, connection, &request);
+    else
+        connection_send_failure(connection, envelope.id, &failure);
 }
 
-/* Returns whether the frame is dealt with; it is not while the process does not read. */
-static bool handle_stdin(struct service *service, const struct frame *frame)
+static uint32_t read_u32(const char *bytes)
 {
-    struct failure failure;
-
-    if (frame->process == 0 || frame->process > PROCESSES) {
-        failure_set(&failure, EPROTO, "stdin for process %u, which cannot exist", frame->process);
-        refuse_host(service, &failure);
-        return true;
-    }
-    struct process *process = &service->processes[frame->process - 1];
-    if (frame->length == 0) {
-        process_end_stdin(process);
-        return true;
-    }
-    service->stdin_taken += process_feed(process, frame->payload + service->stdin_taken,
-                                         frame->length - service->stdin_taken);
-    if (service->stdin_taken < frame->length)
-        return false;
-    service->stdin_taken = 0;
-    return true;
+    const unsigned char *byte = (const unsigned char *)bytes;
+    return (uint32_t)byte[0] | (uint32_t)byte[1] << 8 | (uint32_t)byte[2] << 16 |
+           (uint32_t)byte[3] << 24;
 }
 
-static bool take_frame(struct service *service)
+/* Stdin and credit. Both may cross the end of their process, and then mean nothing. */
+static void handle_stream(struct service *service, struct connection *connection,
+                          const struct frame *frame)
+{
+    struct process *process = process_find(&service->processes, connection, frame->process);
+    struct failure failure = {.error = 0};
+
+    if (!process_number_is_known(&service->processes, frame->process))
+        failure_set(&failure, EPROTO, "a frame for process %u, which never was", frame->process);
+    else if (frame->type == FRAME_CREDIT && frame->length != 8)
+        failure_set(&failure, EPROTO, "a credit frame of %zu bytes", frame->length);
+    else if (process && frame->type == FRAME_STDIN &&
+             !process_feed(process, frame->payload, frame->length))
+        failure_set(&failure, EPROTO, "more stdin for process %u than was granted",
+                    frame->process);
+    else if (process && frame->type == FRAME_CREDIT &&
+             !process_grant(process, read_u32(frame->payload), read_u32(frame->payload + 4)))
+        failure_set(&failure, EPROTO, "credit for process %u that cannot be", frame->process);
+    if (failure.error)
+        refuse_host(service, connection, &failure);
+}
+
+static bool take_frame(struct service *service, struct connection *connection)
 {
     struct frame frame;
     struct failure failure;
 
     /* An answer must always fit, so a host that does not read is not heard either. */
-    if (channel_room(&service->channel) < CONTROL_RESERVE)
+    if (!connection_has_room(connection))
         return false;
-    switch (channel_frame(&service->channel, &frame, &failure)) {
+    switch (channel_frame(&connection->channel, &frame, &failure)) {
     case FRAME_NONE:
         return false;
     case FRAME_MALFORMED:
-        refuse_host(service, &failure);
-        return false;
+        refuse_host(service, connection, &failure);
+        return true;
     case FRAME_READY:
         break;
     }
-    if (frame.type == FRAME_STDIN) {
-        const size_t taken = service->stdin_taken;
-        if (!handle_stdin(service, &frame))
-            return service->stdin_taken > taken;
-    } else {
-        handle_control(service, &frame);
-    }
-    channel_consume(&service->channel, &frame);
+    if (frame.type == FRAME_CONTROL)
+        handle_control(service, connection, &frame);
+    else
+        handle_stream(service, connection, &frame);
+    channel_consume(&connection->channel, &frame);
     return true;
 }
 
-static bool finish_process(struct service *service, struct process *process)
+/* What the connection started loses its streams; of the owner, everything ends. */
+static void close_connection(struct service *service, struct connection *connection)
 {
-    struct failure failure;
-
-    if (!process_is_over(process) || channel_room(&service->channel) < CONTROL_RESERVE)
-        return false;
-    if (process_collect(process, &failure)) {
-        send_exited(service, process->wait_status);
-        send_report(service);
-    } else {
-        send_error(service, "run", &failure);
+    if (connection->is_owner) {
+        service_end(service, connection->state == CONNECTION_CLOSING ? SERVICE_FAILED
+                                                                     : SERVICE_HOST_LEFT);
+        return;
     }
-    return true;
+    for (size_t i = 0; i < JOBS_MAX; i++) {
+        if (service->jobs[i].connection == connection)
+            service->jobs[i].connection = NULL;
+    }
+    for (size_t i = 0; i < PROCESSES_MAX; i++) {
+        struct process *process = &service->processes.all[i];
+        if (process->is_used && process->connection == connection)
+            process_abandon(process);
+    }
+    connection_close(connection);
+}
+
+static bool progress_connection(struct service *service, struct connection *connection)
+{
+    if (connection->state == CONNECTION_NONE)
+        return false;
+    bool progress = channel_flush(&connection->channel);
+    if (connection->state == CONNECTION_OPEN) {
+        progress |= channel_fill(&connection->channel);
+        progress |= take_frame(service, connection);
+    }
+    const bool is_over = connection->state == CONNECTION_CLOSING ? connection_is_done(connection)
+                                                                 : connection->channel.closed;
+    if (is_over)
+        close_connection(service, connection);
+    return progress;
+}
+
+static void accept_host(struct service *service)
+{
+    struct connection *connection = &service->connections[CONNECTION_VSOCK];
+    int fd;
+
+    while ((fd = listener_accept(&service->listener, service->setup->any_peer)) >= 0) {
+        if (connection->state != CONNECTION_NONE || service->is_ending) {
+            close(fd); /* one at a time */
+            continue;
+        }
+        connection->is_owner = service->setup->port_fd < 0;
+        if (!connection_open(connection, &service->events, fd))
+            close(fd);
+    }
+}
+
+/* The kernel tells of a container's memory only as long as it has a cgroup. */
+void service_bury(struct service *service, struct process *process, int wait_status)
+{
+    for (size_t i = 0; i < CONTAINERS_MAX; i++) {
+        struct container *container = &service->containers[i];
+        if (container->state == CONTAINER_NONE || container->first != process)
+            continue;
+        process->oom = cgroup_had_oom(container->id);
+        container->first = NULL;
+    }
+    process_end(process, wait_status);
+}
+
+/* The agent is PID 1, so all that dies comes here: its processes, its jobs, and orphans, among
+ * which is a container's process whose job has not told of it yet. */
+static void reap(struct service *service)
+{
+    int wait_status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &wait_status, WNOHANG)) > 0) {
+        bool is_known = false;
+        for (size_t i = 0; i < PROCESSES_MAX; i++) {
+            struct process *process = &service->processes.all[i];
+            if (!process->is_used || process->has_ended || process->pid != pid)
+                continue;
+            is_known = true;
+            service_bury(service, process, wait_status);
+        }
+        if (!is_known)
+            service->deaths[service->death_count++ % DEATHS_MAX] =
+                (struct death){pid, wait_status};
+    }
 }
 
 static void take_signals(struct service *service)
@@ -271,57 +213,51 @@ static void take_signals(struct service *service)
 
     while (read(service->signals.fd, &information, sizeof information) > 0) {
         if (information.ssi_signo != SIGCHLD)
-            end_service(service, SERVICE_SIGNALLED);
+            service_end(service, SERVICE_SIGNALLED);
     }
     service->signals.ready = 0;
-    processes_reap(service->processes, PROCESSES);
+    reap(service);
 }
 
 /* Does once whatever can be done without waiting. Returns whether that was anything. */
 static bool make_progress(struct service *service)
 {
-    bool progress = channel_flush(&service->channel);
+    bool progress = false;
 
     if (service->signals.ready)
         take_signals(service);
-    progress |= channel_fill(&service->channel);
-    progress |= take_frame(service);
-    for (size_t i = 0; i < PROCESSES; i++) {
-        struct process *process = &service->processes[i];
-        if (process->state == PROCESS_FREE)
-            continue;
-        for (size_t j = 0; j < 2; j++)
-            progress |= process_relay(process, &process->output[j], &service->channel,
-                                      CONTROL_RESERVE);
-        progress |= finish_process(service, process);
+    if (service->listener.ready)
+        accept_host(service);
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        progress |= progress_connection(service, &service->connections[i]);
+    for (size_t i = 0; i < JOBS_MAX; i++) {
+        if (service->jobs[i].is_used)
+            progress |= methods_finish(service, &service->jobs[i]);
+    }
+    for (size_t i = 0; i < PROCESSES_MAX; i++) {
+        struct process *process = &service->processes.all[i];
+        const struct connection *connection = process->connection;
+        if (process->is_used && (!connection || connection->state == CONNECTION_OPEN))
+            progress |= process_progress(process);
     }
     return progress;
 }
 
-static int64_t now_ms(void)
+/* A write that failed for want of memory is tried again; a closing connection has an end. */
+static int longest_wait(const struct service *service)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* Lets the host fetch what is queued, and hang up when it has. */
-static void linger(struct service *service)
-{
-    const int64_t end = now_ms() + LINGER_MS;
-
-    while (!service->channel.closed) {
-        while (channel_flush(&service->channel))
-            ;
-        const int64_t left = end - now_ms();
-        if (left <= 0 || service->channel.closed)
-            return;
-        events_wait(&service->events, left < RETRY_MS ? (int)left : RETRY_MS);
+    for (size_t i = 0; i < CONNECTIONS; i++) {
+        const struct connection *connection = &service->connections[i];
+        if (connection->state == CONNECTION_CLOSING ||
+            (connection->state == CONNECTION_OPEN && connection->channel.stalled))
+            return RETRY_MS;
     }
+    return -1;
 }
 
-static bool open_service(struct service *service, int port_fd)
+static bool open_service(struct service *service)
 {
+    const struct setup *setup = service->setup;
     sigset_t heard;
 
     sigemptyset(&heard);
@@ -329,40 +265,39 @@ static bool open_service(struct service *service, int port_fd)
     sigaddset(&heard, SIGTERM);
     sigaddset(&heard, SIGINT);
     sigaddset(&heard, SIGPWR);
-    if (!events_open(&service->events) ||
-        !channel_open(&service->channel, &service->events, port_fd))
+    if (!events_open(&service->events))
+        return false;
+    service->connections[CONNECTION_PORT].is_owner = true;
+    if (setup->port_fd >= 0 && !connection_open(&service->connections[CONNECTION_PORT],
+                                                &service->events, setup->port_fd))
+        return false;
+    if (setup->listener_fd >= 0 &&
+        !events_watch(&service->events, &service->listener, setup->listener_fd))
         return false;
     const int signal_fd = signalfd(-1, &heard, SFD_NONBLOCK | SFD_CLOEXEC);
     return signal_fd >= 0 && events_watch(&service->events, &service->signals, signal_fd);
 }
 
-enum service_end service_run(int port_fd, struct failure *failure)
+enum service_end service_run(const struct setup *setup, struct failure *failure)
 {
     static struct service service; /* too large for the stack */
 
+    service.setup = setup;
     service.failure = failure;
-    for (uint16_t i = 0; i < PROCESSES; i++)
-        service.processes[i].number = (uint16_t)(i + 1);
-    if (!open_service(&service, port_fd)) {
-        failure_set(failure, errno, "cannot watch the port: %s", strerror(errno));
+    if (!open_service(&service)) {
+        failure_set(failure, errno, "cannot watch for the host: %s", strerror(errno));
         return SERVICE_FAILED;
     }
-    report_gather(&service.facts);
-    send_hello(&service);
-    send_report(&service);
+    report_gather(&service.facts, setup->is_sealed, setup->is_debug);
     while (!service.is_ending) {
         while (make_progress(&service) && !service.is_ending)
             ;
-        if (service.channel.closed)
-            end_service(&service, SERVICE_HOST_LEFT);
         if (service.is_ending)
             break;
-        if (!events_wait(&service.events, service.channel.stalled ? RETRY_MS : -1)) {
+        if (!events_wait(&service.events, longest_wait(&service))) {
             failure_set(failure, errno, "cannot wait for events: %s", strerror(errno));
-            end_service(&service, SERVICE_FAILED);
+            service_end(&service, SERVICE_FAILED);
         }
     }
-    if (service.end == SERVICE_FAILED)
-        linger(&service);
     return service.end;
 }

@@ -46,14 +46,38 @@ bool textfile_read_integer(int folder_fd, const char *path, int64_t *value)
     return textfile_read(folder_fd, path, text, sizeof text) && parse_integer(text, value);
 }
 
-bool textfile_field(const char *text, const char *key, int64_t *value)
+static bool find_number(const char *text, const char *key, char separator, int64_t *value)
 {
     const size_t length = strlen(key);
 
     for (const char *line = text; line; line = strchr(line, '\n')) {
         line += *line == '\n';
-        if (strncmp(line, key, length) == 0 && line[length] == ':')
+        if (strncmp(line, key, length) == 0 && line[length] == separator)
             return parse_integer(line + length + 1, value);
+    }
+    return false;
+}
+
+bool textfile_field(const char *text, const char *key, int64_t *value)
+{
+    return find_number(text, key, ':', value);
+}
+
+bool textfile_keyed(const char *text, const char *key, int64_t *value)
+{
+    return find_number(text, key, ' ', value);
+}
+
+bool textfile_has_word(const char *text, const char *word)
+{
+    static const char space[] = " \t\n";
+    const size_t length = strlen(word);
+
+    for (text += strspn(text, space); *text; text += strspn(text, space)) {
+        const size_t here = strcspn(text, space);
+        if (here == length && memcmp(text, word, length) == 0)
+            return true;
+        text += here;
     }
     return false;
 }

@@ -16,5 +16,10 @@ bool textfile_read_integer(int folder_fd, const char *path, int64_t *value);
 
 /* The number after "<key>:" at the start of a line of `text`, as in /proc/meminfo. */
 bool textfile_field(const char *text, const char *key, int64_t *value);
+/* The number after "<key> ", as in a cgroup's memory.events. */
+bool textfile_keyed(const char *text, const char *key, int64_t *value);
+
+/* Whether `word` is one of the words of `text`, which white space parts. */
+bool textfile_has_word(const char *text, const char *word);
 
 #endif

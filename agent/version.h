@@ -2,6 +2,6 @@
 #ifndef SEVKIT_VERSION_H
 #define SEVKIT_VERSION_H
 
-#define AGENT_VERSION "0.1.0"
+#define AGENT_VERSION "0.2.0"
 
 #endif

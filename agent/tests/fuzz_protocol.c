@@ -45,10 +45,11 @@ static void take_message(const struct frame *frame)
 {
     static struct json_pool pool;
     static struct json_pool second_pool;
-    static struct run_words words;
+    static struct request_words words;
     static char text[8 * FRAME_PAYLOAD_MAX];
     struct json_writer writer = {.text = text, .size = sizeof text};
-    struct run_request request;
+    struct envelope envelope;
+    struct request request;
     struct failure failure;
     const char *problem = NULL;
 
@@ -64,8 +65,8 @@ static void take_message(const struct frame *frame)
         free(payload);
         return;
     }
-    const struct json *body = message_body(message);
-    if (body && run_request_read(body, &words, &request, &failure) && !request.argv[0])
+    if (envelope_read(message, &envelope) &&
+        !request_read(&envelope, &words, &request, &failure) && !failure.what[0])
         abort();
     write_back(message, &writer);
     /* Keys and strings lose what follows a NUL, so keys may now collide; nothing else may fail. */
