@@ -79,13 +79,17 @@ def load(folder: Path) -> Manifest:
     one text form, or not what SHA256SUMS says.
     """
     path = folder / MANIFEST
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if _read_sums(folder).get(MANIFEST) != hashlib.sha256(text_of(manifest).encode()).hexdigest():
         raise _edited(path, f"{SUMS} has another digest for it")
     return manifest
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file that may have come without its image.
+
+    Raises `ImageError` as `load` does, but for the digest, which is SHA256SUMS's to tell.
+    """
     raw = _read(path)
     manifest = _parsed(raw, path)
     if text_of(manifest).encode() != raw:
@@ -178,7 +182,7 @@ def verify(folder: Path) -> list[str]:
         if SUMS in files:
             sums = _read_sums(folder)
         if MANIFEST in files:
-            manifest = _read_manifest(folder / MANIFEST)
+            manifest = read_manifest(folder / MANIFEST)
             stated = {file.path: file for file in manifest.files.values()}
     except ImageError as error:
         differences.append(": ".join([error.what, *error.why.splitlines()]))
