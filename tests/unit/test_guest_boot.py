@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guest_double import write_double
 
 from sevkit.errors import HostError, ImageError, RecipeError
 from sevkit.guest.boot import Outcome, Setting, boot, limits_for, watch
@@ -30,64 +30,6 @@ from sevkit.guest.running import Limits
 LIMITS = Limits(hello=10, answer=10, power_off=10, panic=0.2)
 SPEC = GuestSpec(kernel=Path("/vmlinuz"), cmdline="console=ttyS0")
 
-GUEST = """\
-#!{python} -IS
-import json, os, re, socket, struct, sys, time
-fds = dict(re.findall(r"socket,id=(\\w+),fd=(\\d+)", " ".join(sys.argv)))
-console = socket.socket(fileno=int(fds["console"]))
-agent = socket.socket(fileno=int(fds["agent"])) if "agent" in fds else None
-sleep = time.sleep
-
-def frame(kind, payload, process=0):
-    agent.sendall(struct.pack("<IBBH", len(payload), kind, 0, process) + payload)
-
-def say(**message):
-    frame(0, json.dumps(message).encode())
-
-def hear():
-    length, kind, _, process = struct.unpack("<IBBH", agent.recv(8, socket.MSG_WAITALL))
-    payload = agent.recv(length, socket.MSG_WAITALL) if length else b""
-    if kind == 4:
-        return struct.unpack("<II", payload)
-    return json.loads(payload) if kind == 0 else payload
-
-def asked(method):
-    while not isinstance(request := hear(), dict):
-        pass
-    assert request["method"] == method, request
-    return request
-
-def answer(request, **result):
-    say(id=request["id"], result=result)
-
-def hello():
-    say(event="hello", params=dict(protocol=2, agent="0.2.0"))
-
-def reports():
-    answer(asked("report"), kernel="6.12")
-
-def greet():
-    hello()
-    reports()
-
-def runs():
-    request = asked("run")
-    answer(request, process=1)
-    waits.append(asked("wait"))
-    return request["params"]
-
-waits = []
-
-def end(status=7):
-    answer(waits.pop(), status=status)
-    reports()
-    while (heard := hear()) == b"" or isinstance(heard, tuple):
-        pass
-    assert heard["method"] == "shutdown"
-
-{body}
-"""
-
 
 @dataclass
 class Bench:
@@ -98,9 +40,7 @@ class Bench:
     stderr: io.BytesIO = field(default_factory=io.BytesIO)
 
     def setting(self, body: str, limits: Limits = LIMITS, **more: Any) -> Setting:
-        script = self.folder / "qemu"
-        script.write_text(GUEST.format(python=sys.executable, body=textwrap.dedent(body)))
-        script.chmod(0o755)
+        script = write_double(self.folder / "qemu", body)
         log = self.folder / "log" / "console.log"
         return Setting(Qemu(script, (9, 1, 0)), Launch("tcg"), limits, log=log, **more)
 

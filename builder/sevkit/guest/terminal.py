@@ -23,6 +23,7 @@ PASSED_ON = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LAST_INTERRUPT = 3
 """The third Ctrl-C is for sevkit: a guest may ignore what it is sent."""
 
@@ -37,13 +38,21 @@ def size_of(descriptor: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def raw(descriptor: int) -> Iterator[None]:
-    """The terminal in raw mode, as it was before in the end."""
+    """The terminal in raw mode, as it was before in the end.
+
+    Signals that would end sevkit at once are interrupts meanwhile.
+    """
     before = termios.tcgetattr(descriptor)
-    try:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(termios.tcsetattr, descriptor, termios.TCSADRAIN, before)
+        for number in _ENDING:
+            cleanup.callback(signal.signal, number, signal.signal(number, _interrupt))
         tty.setraw(descriptor)
         yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
