@@ -48,14 +48,16 @@ static void put(struct json_writer *writer, const char *key, bool is_known, int6
 static void put_file(struct json_writer *writer, const char *key, int folder, const char *file)
 {
     int64_t value = 0;
-    put(writer, key, textfile_read_integer(folder, file, &value), value);
+    const bool is_known = textfile_read_integer(folder, file, &value);
+    put(writer, key, is_known, value);
 }
 
 static void put_keyed(struct json_writer *writer, const char *key, int folder, const char *file,
                       const char *name)
 {
     int64_t value = 0;
-    put(writer, key, read_keyed(folder, file, name, &value), value);
+    const bool is_known = read_keyed(folder, file, name, &value);
+    put(writer, key, is_known, value);
 }
 
 void cgroup_write_stats(struct json_writer *writer, const char *id)

@@ -64,5 +64,7 @@ void json_put_boolean(struct json_writer *writer, bool value);
 void json_put_integer(struct json_writer *writer, int64_t value);
 /* Bytes that are no UTF-8 come out as U+FFFD. */
 void json_put_string(struct json_writer *writer, const char *value);
+/* Text that is JSON already. */
+void json_put_ready(struct json_writer *writer, const char *text, size_t length);
 
 #endif

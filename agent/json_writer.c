@@ -86,3 +86,8 @@ void json_put_string(struct json_writer *writer, const char *value)
     }
     put(writer, "\"", 1);
 }
+
+void json_put_ready(struct json_writer *writer, const char *text, size_t length)
+{
+    put_value(writer, text, length);
+}

@@ -22,13 +22,15 @@ enum { SIGNAL_LAST = 64 };
 
 static bool set_up_stdio(const struct stdio *stdio)
 {
-    const int null = stdio->fds[0] < 0 ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1;
-    const int input = stdio->fds[0] < 0 ? null : stdio->fds[0];
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-    if (stdio->is_terminal && ioctl(input, TIOCSCTTY, 0) != 0)
+    if (null < 0 || (stdio->is_terminal && ioctl(stdio->fds[0], TIOCSCTTY, 0) != 0))
         return false;
-    return dup2(input, STDIN_FILENO) >= 0 && dup2(stdio->fds[1], STDOUT_FILENO) >= 0 &&
-           dup2(stdio->fds[2], STDERR_FILENO) >= 0;
+    for (int i = 0; i < 3; i++) {
+        if (dup2(stdio->fds[i] < 0 ? null : stdio->fds[i], i) < 0)
+            return false;
+    }
+    return true;
 }
 
 /* rt_sigaction(2) itself: the C library's functions refuse the signals that it keeps for its own
@@ -125,7 +127,7 @@ bool launch_prepare(const struct stdio *stdio)
 
 static bool enter(const struct request *request, struct failure *failure)
 {
-    if (request->root == ROOT_9P && !rootfs_enter(request->tag, failure))
+    if (request->root == ROOT_9P && !rootfs_enter(request, failure))
         return false;
     if (chdir(request->cwd) == 0)
         return true;

@@ -3,11 +3,13 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "attest.h"
 #include "cgroup.h"
+#include "crun.h"
 #include "launch.h"
+#include "marker.h"
 #include "state.h"
 #include "terminal.h"
 
@@ -169,10 +171,167 @@ static bool handle_shutdown(struct service *service, struct connection *connecti
     return true;
 }
 
+static bool start_container_job(struct service *service, struct connection *connection,
+                                const struct request *request, struct container *container,
+                                struct process *process, work *body, struct failure *failure)
+{
+    struct launch launch = {.request = request, .stdio = {.fds = {-1, -1, -1}}};
+
+    if (process && !process_open_pipes(process, &service->events, request->relays_stdin,
+                                       &launch.stdio))
+        return fail(failure, errno, "cannot open the streams of a process");
+    struct job *job = take_job(service, connection, request, failure);
+    const bool is_started = job && start_job(service, job, body, &launch, failure);
+    stdio_close(&launch.stdio);
+    if (!is_started)
+        return false;
+    job->container = container;
+    job->process = process;
+    container->jobs++;
+    return true;
+}
+
+static bool handle_create(struct service *service, struct connection *connection,
+                          const struct request *request, struct failure *failure)
+{
+    if ((request->config && refuse_sealed(service, "config", failure)) ||
+        (request->root == ROOT_9P && refuse_sealed(service, "rootfs", failure)))
+        return false;
+    if (container_find(service->containers, request->container)) {
+        failure_set(failure, EEXIST, "container: there is one called %s", request->container);
+        return false;
+    }
+    struct container *container = container_take(service->containers, request->container);
+    if (!container) {
+        failure_set(failure, EAGAIN, "%d containers exist, and no more can", CONTAINERS_MAX);
+        return false;
+    }
+    struct process *process = process_take(&service->processes, connection, failure);
+    if (process && start_container_job(service, connection, request, container, process,
+                                       crun_create, failure)) {
+        process->tells_oom = true;
+        return true;
+    }
+    if (process)
+        process_free(process);
+    container->state = CONTAINER_NONE;
+    return false;
+}
+
+/* The container that a request is about, when it is in that state; CONTAINER_NONE stands for any
+ * state that is worth asking about. */
+static struct container *find_container(struct service *service, const struct request *request,
+                                        enum container_state wanted, struct failure *failure)
+{
+    struct container *container = container_find(service->containers, request->container);
+
+    if (!container) {
+        failure_set(failure, ESRCH, "container: there is none called %s", request->container);
+        return NULL;
+    }
+    if (container->state == CONTAINER_CREATING || container->state == CONTAINER_DELETING) {
+        failure_set(failure, EBUSY, "container: %s is being %s", request->container,
+                    container->state == CONTAINER_CREATING ? "created" : "deleted");
+        return NULL;
+    }
+    if (wanted != CONTAINER_NONE && container->state != wanted) {
+        failure_set(failure, EINVAL, "container: %s %s", request->container,
+                    wanted == CONTAINER_CREATED ? "was started before" : "was not started");
+        return NULL;
+    }
+    return container;
+}
+
+static bool handle_start(struct service *service, struct connection *connection,
+                         const struct request *request, struct failure *failure)
+{
+    struct container *container = find_container(service, request, CONTAINER_CREATED, failure);
+
+    if (!container)
+        return false;
+    if (container->jobs > 0)
+        return fail(failure, EBUSY, "container");
+    return start_container_job(service, connection, request, container, NULL, crun_start, failure);
+}
+
+static bool handle_exec(struct service *service, struct connection *connection,
+                        const struct request *request, struct failure *failure)
+{
+    if (refuse_sealed(service, "exec", failure))
+        return false;
+    struct container *container = find_container(service, request, CONTAINER_STARTED, failure);
+    if (!container)
+        return false;
+    if (!container->first) {
+        failure_set(failure, ESRCH, "container: %s has ended", request->container);
+        return false;
+    }
+    struct process *process = process_take(&service->processes, connection, failure);
+    if (!process)
+        return false;
+    if (start_container_job(service, connection, request, container, process, crun_exec, failure))
+        return true;
+    process_free(process);
+    return false;
+}
+
+static bool handle_delete(struct service *service, struct connection *connection,
+                          const struct request *request, struct failure *failure)
+{
+    struct container *container = find_container(service, request, CONTAINER_NONE, failure);
+
+    if (!container)
+        return false;
+    if (container->jobs > 0)
+        return fail(failure, EBUSY, "container");
+    if (!start_container_job(service, connection, request, container, NULL, crun_delete, failure))
+        return false;
+    container->state = CONTAINER_DELETING;
+    return true;
+}
+
+static bool handle_stats(struct service *service, struct connection *connection,
+                         const struct request *request, struct failure *failure)
+{
+    const struct container *container = find_container(service, request, CONTAINER_NONE, failure);
+    struct json_writer writer;
+
+    if (!container)
+        return false;
+    connection_begin_answer(connection, &writer, request->id);
+    cgroup_write_stats(&writer, container->id);
+    connection_end_answer(connection, &writer, request->id);
+    return true;
+}
+
+static bool handle_attest(struct service *service, struct connection *connection,
+                          const struct request *request, struct failure *failure)
+{
+    struct attest attest = {.request = request, .facts = &service->facts};
+    struct job *job = take_job(service, connection, request, failure);
+
+    return job && start_job(service, job, attest_report, &attest, failure);
+}
+
+static bool handle_marker(struct service *service, struct connection *connection,
+                          const struct request *request, struct failure *failure)
+{
+    if (refuse_sealed(service, "marker", failure))
+        return false;
+    if (!marker_keep(request->seed))
+        return fail(failure, errno, "cannot lock the marker into memory");
+    connection_send_done(connection, request->id);
+    return true;
+}
+
 static handler *const handlers[METHODS] = {
     [METHOD_RUN] = handle_run,       [METHOD_WAIT] = handle_wait,
     [METHOD_SIGNAL] = handle_signal, [METHOD_RESIZE] = handle_resize,
-    [METHOD_REPORT] = handle_report, [METHOD_SHUTDOWN] = handle_shutdown,
+    [METHOD_CREATE] = handle_create, [METHOD_START] = handle_start,
+    [METHOD_EXEC] = handle_exec,     [METHOD_STATS] = handle_stats,
+    [METHOD_DELETE] = handle_delete, [METHOD_REPORT] = handle_report,
+    [METHOD_ATTEST] = handle_attest, [METHOD_MARKER] = handle_marker,
+    [METHOD_SHUTDOWN] = handle_shutdown,
 };
 
 void methods_handle(struct service *service, struct connection *connection,
@@ -180,55 +339,6 @@ void methods_handle(struct service *service, struct connection *connection,
 {
     struct failure failure;
 
-    if (!handlers[request->method])
-        failure_set(&failure, ENOSYS, "not there yet");
-    else if (handlers[request->method](service, connection, request, &failure))
-        return;
-    connection_send_failure(connection, request->id, &failure);
-}
-
-static bool take_process(struct service *service, struct process *process,
-                         const struct outcome *outcome, int fd, struct failure *failure)
-{
-    if (outcome->has_tty && process->connection &&
-        (fd < 0 || !process_use_terminal(process, &service->events, fd)))
-        return fail(failure, errno, "cannot use the terminal");
-    if (outcome->has_tty && !process->connection && fd >= 0)
-        close(fd);
-    if (outcome->pid != 0)
-        process->pid = outcome->pid;
-    return true;
-}
-
-bool methods_finish(struct service *service, struct job *job)
-{
-    static char text[OUTCOME_TEXT_MAX];
-    struct outcome outcome = {.pid = 0};
-    size_t length = 0;
-    int fd = -1;
-
-    if (job->connection && (job->connection->state != CONNECTION_OPEN ||
-                            !connection_has_room(job->connection)))
-        return false;
-    const enum job_state state = job_result(&job->outcome, &outcome, &fd, text, &length);
-    if (state == JOB_RUNNING)
-        return false;
-    struct failure failure = outcome.failure;
-    if (state == JOB_SILENT && job->method != METHOD_RUN)
-        fail(&failure, ECANCELED, "the agent's helper died");
-    else if (state == JOB_SILENT)
-        failure.error = 0;
-    bool is_good = failure.error == 0;
-    if (is_good && job->process)
-        is_good = take_process(service, job->process, &outcome, fd, &failure);
-    if (job->process && is_good)
-        process_announce(job->process);
-    else if (job->process)
-        process_free(job->process);
-    if (job->connection && !is_good)
-        connection_send_failure(job->connection, job->id, &failure);
-    else if (job->connection && job->process)
-        connection_send_process(job->connection, job->id, job->process->number);
-    job->is_used = false;
-    return true;
+    if (!handlers[request->method](service, connection, request, &failure))
+        connection_send_failure(connection, request->id, &failure);
 }

@@ -139,16 +139,17 @@ static void write_sev(struct json_writer *writer, const struct report_facts *fac
     json_end(writer, '}');
 }
 
-/* debugfs without a place in any mount namespace: nobody but the agent ever sees it. */
-static int open_debugfs(void)
+/* Of no mount namespace, so nobody but the agent ever sees it. */
+int report_open_filesystem(const char *type, bool is_read_only)
 {
-    const int context = fsopen("debugfs", FSOPEN_CLOEXEC);
+    const unsigned int attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC |
+                                    (is_read_only ? MOUNT_ATTR_RDONLY : 0U);
+    const int context = fsopen(type, FSOPEN_CLOEXEC);
     if (context < 0)
         return -1;
     int fd = -1;
     if (fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
-        fd = fsmount(context, FSMOUNT_CLOEXEC,
-                     MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+        fd = fsmount(context, FSMOUNT_CLOEXEC, attributes);
     close(context);
     return fd;
 }
@@ -159,7 +160,7 @@ static void write_swiotlb(struct json_writer *writer)
     int64_t used;
     int64_t hiwater;
 
-    const int debugfs = open_debugfs();
+    const int debugfs = report_open_filesystem("debugfs", true);
     if (debugfs < 0 || !textfile_read_integer(debugfs, "swiotlb/io_tlb_nslabs", &total)) {
         json_put_null(writer);
     } else {

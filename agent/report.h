@@ -22,6 +22,9 @@ bool report_is_debug_image(void);
 /* The strongest mode of memory encryption that the kernel names, "sev-snp" say; NULL: none. */
 const char *report_active_mode(const struct report_facts *facts);
 
+/* A file system of that type, "debugfs" say, as a folder that has no place in any tree; -1. */
+int report_open_filesystem(const char *type, bool is_read_only);
+
 /* Writes the result of `report`. */
 void report_write(struct json_writer *writer, const struct report_facts *facts);
 

@@ -67,6 +67,17 @@ static bool read_cwd(struct reading *reading, const struct json *value)
     return true;
 }
 
+/* Of characters that are harmless in a path. */
+static bool is_name(const char *name, size_t most)
+{
+    static const char characters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    const size_t length = strlen(name);
+
+    return length > 0 && length <= most && strspn(name, characters) == length &&
+           !strchr("_.-", name[0]);
+}
+
 static bool read_rootfs(struct reading *reading, const struct json *value)
 {
     struct request *request = reading->request;
@@ -97,8 +108,9 @@ static bool read_rootfs(struct reading *reading, const struct json *value)
                      is_create ? "must be '9p' or 'image'" : "must be '9p'");
     request->root = ROOT_9P;
     request->tag = tag ? json_c_string(tag) : NULL;
-    if (!request->tag || request->tag[0] == '\0')
-        return wrong(reading->failure, "rootfs.tag", "must name a 9p share");
+    if (!request->tag || !is_name(request->tag, TAG_MAX))
+        return wrong(reading->failure, "rootfs.tag",
+                     "must be 1 to 31 of A-Z a-z 0-9 _ . -, the first a letter or digit");
     return true;
 }
 
@@ -169,20 +181,10 @@ static bool read_signal(struct reading *reading, const struct json *value)
     return is_good;
 }
 
-static bool is_container_id(const char *id)
-{
-    static const char characters[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
-    const size_t length = strlen(id);
-
-    return length > 0 && length <= CONTAINER_ID_MAX && strspn(id, characters) == length &&
-           !strchr("_.-", id[0]);
-}
-
 static bool read_container(struct reading *reading, const struct json *value)
 {
     reading->request->container = json_c_string(value);
-    if (!reading->request->container || !is_container_id(reading->request->container))
+    if (!reading->request->container || !is_name(reading->request->container, CONTAINER_ID_MAX))
         return wrong(reading->failure, "container",
                      "must be 1 to 64 of A-Z a-z 0-9 _ . -, the first a letter or digit");
     return true;

@@ -28,7 +28,7 @@ enum method {
 
 enum root_type { ROOT_GUEST, ROOT_9P, ROOT_IMAGE };
 
-enum { CONTAINER_ID_MAX = 64, REPORT_DATA_BYTES = 64 };
+enum { CONTAINER_ID_MAX = 64, TAG_MAX = 31, REPORT_DATA_BYTES = 64 };
 
 /* One request of any method. What its method does not take has its default. */
 struct request {
