@@ -291,6 +291,7 @@ class Engine:
                     confined=self._settings.confined,
                     processes=self._processes,
                     on_progress=self._progress(stage.name, ""),
+                    leftovers=None if self._settings.force else self._store.leftovers(stage.kind),
                 )
                 _build_function(stage)(stage, inputs, scratch / "out", runner)
                 self._processes.check()

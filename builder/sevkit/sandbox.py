@@ -129,6 +129,7 @@ class SandboxRunner:
         confined: bool,
         processes: Processes,
         on_progress: Callable[[int, int | None, str], None],
+        leftovers: Path | None = None,
     ):
         self._title = title
         self._work = work
@@ -139,6 +140,7 @@ class SandboxRunner:
         self._confined = confined
         self._processes = processes
         self._on_progress = on_progress
+        self._leftovers = leftovers
 
     @property
     def work(self) -> Path:
@@ -149,6 +151,11 @@ class SandboxRunner:
     def jobs(self) -> int:
         """How many processes the stage may keep busy."""
         return self._jobs
+
+    @property
+    def leftovers(self) -> Path | None:
+        """Where stages of this kind leave work for each other; None when they must not."""
+        return self._leftovers
 
     def progress(self, done: int, total: int | None, note: str = "") -> None:
         """Tell how far the stage is. Raises `CancelledError` once the build was cancelled."""

@@ -167,6 +167,13 @@ class Runner(Protocol):
     def jobs(self) -> int:
         """How many processes the stage may keep busy."""
 
+    @property
+    def leftovers(self) -> Path | None:
+        """A folder that outlives the stage, for what spares the next stage of its kind some work.
+
+        None when everything is to be made anew. It must not change a byte of any result.
+        """
+
     def __call__(
         self,
         argv: Sequence[str | Path],

@@ -5,6 +5,7 @@
     commits/<commit>        the SHA-256 of the blob that holds a git commit's archive
     entries/ab/<key>/       key.json (the stage record), content.json (the listing), data/
     last/<recipe>/<stage>   the key that was built last under this name
+    leftovers/<kind>/       what stages of a kind leave to spare the next one some work
     partial/                files that are being fetched
     tmp/<name>/             unfinished work; its owner holds tmp/<name>.lock
     locks/<key>             held by the process that builds the key
@@ -308,6 +309,12 @@ class Store:
                 entry.rename(scratch / "incomplete")
             draft.rename(entry)
         return True
+
+    def leftovers(self, kind: str) -> Path:
+        """The folder in which stages of `kind` leave work for each other."""
+        folder = self.root / "leftovers" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     # --- work in progress --------------------------------------------------------------------
 

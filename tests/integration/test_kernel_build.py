@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small kernel compiled from Debian's source, with an initramfs linked in, twice."""
+"""A small kernel compiled from Debian's source, its initramfs linked in: whole, and in two goes."""
 
 import gzip
 import hashlib
@@ -26,6 +26,18 @@ CONFIG_PRINTK=y
 # wanted: the default. An image that the test can unpack.
 CONFIG_KERNEL_GZIP=y
 """
+LATE = """\
+Description: Break the build where much is compiled already
+Author: A. Person <person@example.org>
+Forwarded: no
+Last-Update: 2024-05-31
+
+--- a/drivers/base/core.c
++++ b/drivers/base/core.c
+@@ -1,1 +1,2 @@
++#error too late
+ // SPDX-License-Identifier: GPL-2.0
+"""
 BROKEN = """\
 Description: Break the build
 Author: A. Person <person@example.org>
@@ -50,15 +62,27 @@ class Kernel:
         self.source = source
         self.progress: list[tuple[int, int | None]] = []
 
+    @property
+    def objects_made(self) -> int:
+        """How many object files the last build compiled."""
+        return self.progress[-1][0]
+
     def build(
-        self, name: str, inputs: Mapping[str, Path], params: Mapping[str, Json], placement: str
+        self,
+        name: str,
+        inputs: Mapping[str, Path],
+        params: Mapping[str, Json],
+        placement: str,
+        *,
+        more: str = "",
+        leftovers: Path | None = None,
     ) -> Path:
-        """The output folder of a build in the folder `name`."""
+        """The output folder of a build in the folder `name`; `more` adds to the fragment."""
         place = self.folder / name
         for part in ("work", "out"):
             (place / part).mkdir(parents=True)
         config = place / "small.config"
-        config.write_text(SMALL)
+        config.write_text(SMALL + more)
         everything = {"source": self.source, "config/small": config, **inputs}
         choices: dict[str, Json] = {
             "member": None,
@@ -76,6 +100,7 @@ class Kernel:
             confined=True,
             processes=Processes(),
             on_progress=lambda done, total, note: self.progress.append((done, total)),
+            leftovers=leftovers,
         )
         stage = Stage("kernel", "kernel", 1, choices, dict.fromkeys(everything, ""))
         try:
@@ -105,26 +130,46 @@ def kernel(mirror: None, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return Kernel(folder, archive)
 
 
-def test_the_same_bytes_come_from_another_folder_with_the_initramfs_inside(
+def test_a_compilation_that_broke_off_goes_on_and_gives_the_bytes_of_a_whole_one(
     kernel: Kernel, tmp_path: Path
 ) -> None:
     given = tmp_path / "initramfs-stage"
     given.mkdir()
     archive = gzip.compress(hashlib.sha512(b"not compressible").digest() * 3, mtime=0)
     (given / "initramfs").write_bytes(archive)
-    first = kernel.build("first", {"initramfs": given}, {}, "builtin")
-    second = kernel.build("a-longer/path/second", {"initramfs": given}, {}, "builtin")
+    leftovers = tmp_path / "leftovers"
+    leftovers.mkdir()
+    patch = tmp_path / "late.patch"
+    patch.write_text(LATE)
+    with pytest.raises(BuildError, match=r"drivers/base/core\.c:1:2: error: #error too late"):
+        kernel.build(
+            "broken-off",
+            {"patch/late.patch": patch, "initramfs": given},
+            {"series": {"name": "late", "patches": [["late.patch", 1]]}},
+            "builtin",
+            more="\n# Another choice of symbols.\nCONFIG_POSIX_TIMERS=y\n",
+            leftovers=leftovers,
+        )
+    broken_off = kernel.objects_made
+    gone_on = kernel.build(
+        "a-longer/path/gone-on", {"initramfs": given}, {}, "builtin", leftovers=leftovers
+    )
+    made_then = kernel.objects_made
+    whole = kernel.build("whole", {"initramfs": given}, {}, "builtin")
+    made_whole = kernel.objects_made
     for name in ("vmlinuz", "config", "kernel.json"):
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    config = (first / "config").read_text()
+        assert (gone_on / name).read_bytes() == (whole / name).read_bytes(), name
+    assert broken_off > made_whole / 3
+    assert made_then < made_whole * 3 / 4
+    config = (whole / "config").read_text()
     assert 'CONFIG_INITRAMFS_SOURCE="initramfs.cpio.gzip"\n' in config
     assert str(kernel.folder) not in config
-    assert archive in unpacked(first / "vmlinuz")
-    facts = json.loads((first / "kernel.json").read_text())
+    assert archive in unpacked(whole / "vmlinuz")
+    facts = json.loads((whole / "kernel.json").read_text())
     assert facts["release"].startswith("6.12.")
     assert facts["initramfs"] == "builtin"
     assert facts["config_sha256"] == hashlib.sha256(config.encode()).hexdigest()
-    assert facts["bzimage_bytes"] == (first / "vmlinuz").stat().st_size
+    assert facts["bzimage_bytes"] == (whole / "vmlinuz").stat().st_size
     assert "gcc" in facts["compiler"]
 
 

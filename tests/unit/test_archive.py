@@ -231,6 +231,23 @@ def test_an_entry_that_tries_to_escape_is_refused_and_named(
     assert everything(out) == {**UNPACKED, "after": b"content"}
 
 
+def test_only_what_is_wanted_is_unpacked_and_the_rest_is_checked_all_the_same(
+    store: Callable[[bytes], Path], out: Path
+) -> None:
+    rows = [folder("./top"), file("./top/kept/a"), file("./top/left/b"), file("top/left/kept")]
+
+    def wanted(path: str) -> bool:
+        asked.append(path)
+        return "left" not in path.split("/")
+
+    asked: list[str] = []
+    unpack(store(tar(*rows)), out, wanted=wanted)
+    assert asked == ["top", "top/kept/a", "top/left/b", "top/left/kept"]
+    assert everything(out) == {"top": None, "top/kept": None, "top/kept/a": b"content"}
+    with pytest.raises(SourceError, match=r"'top/left/\.\./\.\./\.\./b' climbs out"):
+        unpack(store(tar(*rows, file("top/left/../../../b"))), out, wanted=wanted)
+
+
 def test_a_file_replaces_a_link_of_its_name_and_never_writes_through_it(
     store: Callable[[bytes], Path], out: Path
 ) -> None:

@@ -52,16 +52,18 @@ def unpack(
     destination: Path,
     *,
     progress: Progress | None = None,
+    wanted: Callable[[str], bool] = lambda _: True,
     limit_bytes: int = LIMIT_BYTES,
     limit_entries: int = LIMIT_ENTRIES,
 ) -> None:
     """Unpack a tar, cpio or zip archive, compressed or not, into the folder `destination`.
 
-    `progress` is given the bytes of the archive read so far and in all. Raises `SourceError` naming
-    archive and entry for what is damaged, too large, or refused; what was unpacked until then
-    stays for the caller to delete.
+    `progress` is given the bytes of the archive read so far and in all. `wanted` is asked of each
+    path in the archive, without ``./`` and closing ``/``; what it does not want is left out. Raises
+    `SourceError` naming archive and entry for what is damaged, too large, or refused; what was
+    unpacked until then stays for the caller to delete.
     """
-    unpacking = _Unpacking(Slice.whole(archive), progress, limit_bytes, limit_entries)
+    unpacking = _Unpacking(Slice.whole(archive), progress, limit_bytes, limit_entries, wanted)
     if unpacking.run(destination) == 0:
         raise SourceError(f"{archive.name} is an empty archive")
 
@@ -135,9 +137,15 @@ class _Unpacking:
     """One archive on its way to the disk."""
 
     def __init__(
-        self, part: Slice, progress: Progress | None, limit_bytes: int, limit_entries: int
+        self,
+        part: Slice,
+        progress: Progress | None,
+        limit_bytes: int,
+        limit_entries: int,
+        wanted: Callable[[str], bool] = lambda _: True,
     ):
         self._part = part
+        self._wanted = wanted
         self._progress = progress
         self._limit_bytes = limit_bytes
         self._limit_entries = limit_entries
@@ -162,6 +170,8 @@ class _Unpacking:
         if not parts:
             if entry.type != stat.S_IFDIR:
                 raise PlacementError("has no name")
+        elif not self._wanted(os.fsdecode(b"/".join(parts))):
+            return
         elif entry.hard_link is not None:
             tree.hard_link(parts, _link_parts(entry.hard_link))
             if entry.size:  # cpio keeps the data with the last link

@@ -31,7 +31,7 @@ def plan_kconfig_tree(planner: Planner) -> Stage:
 
 def build_kconfig_tree(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
     """Write the tree into `out` itself."""
-    source = prepare_source(stage, inputs, run)
+    source = prepare_source(stage, inputs, run, _is_read)
     for folder, folder_names, file_names in os.walk(source.path):
         inside = PurePosixPath(Path(folder).relative_to(source.path).as_posix())
         folder_names[:] = [n for n in folder_names if str(inside / n) not in _LEFT_OUT]

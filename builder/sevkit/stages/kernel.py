@@ -7,6 +7,7 @@ known before the first file is compiled. Knows nothing of the cache.
 
 import hashlib
 import json
+import mmap
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from sevkit import kconfig
 from sevkit.errors import BuildError, RecipeError
 from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stages.kernel_objects import Objects
 from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
 
 VERSION = 1
@@ -149,6 +151,8 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     `BuildError` when a patch does not apply or the compiler fails.
     """
     source = prepare_source(stage, inputs, run)
+    objects = Objects.of(stage, source, run.leftovers) if run.leftovers is not None else None
+    goes_on = objects is not None and objects.take_up(run)
     merged = merged_config(stage.params, fragment_paths(stage, inputs))
     run.progress(0, None, "configuring")
     config_path = kconfig.configure(source.path, merged, source.path, run)
@@ -157,7 +161,16 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
         compression = _of_initramfs(stage, "compression")
         archive = inputs["initramfs"] / "initramfs"
         shutil.copyfile(archive, source.path / _builtin_name(compression))
-    _compile(source.path, run)
+    config = config_path.read_bytes()
+    try:
+        _compile(
+            source.path, run, expected=None if goes_on else _expected_objects(source.path, run)
+        )
+    finally:
+        if objects is not None:
+            objects.leave(run)
+    if config_path.read_bytes() != config:
+        raise BuildError("the kernel's configuration changed while it was compiled")
     _publish(stage, source, unmet, out)
 
 
@@ -189,27 +202,24 @@ def check_config(tree: Path, config_path: Path, merged: kconfig.Merged, run: Run
     ]
 
 
-def _compile(tree: Path, run: Runner) -> None:
-    expected = _expected_objects(tree, run)
-    done = 0
+def _compile(tree: Path, run: Runner, expected: set[str] | None) -> None:
+    """Make bzImage. `expected` are the objects that will be made; None when some are there."""
+    total = None if expected is None else len(expected)
+    made = set[str]()
 
     def watch(line: str) -> None:
-        nonlocal done
         match = _OBJECT_MADE.match(line)
         if match:
-            if match[1] in expected:
-                expected.remove(match[1])
-                done += 1
-            run.progress(done, total, match[1])
+            if expected is None or match[1] in expected:
+                made.add(match[1])
+            run.progress(len(made), total, match[1])
         elif line.startswith("  "):
-            run.progress(done, total, line.strip())
+            run.progress(len(made), total, line.strip())
 
-    total = len(expected)
-    flags = f"-ffile-prefix-map={tree}=."
     run(
         ["make", f"-j{run.jobs}", *kconfig.MAKE_VARIABLES, "bzImage"],
         cwd=tree,
-        env={**_FIXED, "KCFLAGS": flags, "KAFLAGS": flags},
+        env=_FIXED,
         on_line=watch,
     )
 
@@ -232,6 +242,7 @@ def _expected_objects(tree: Path, run: Runner) -> set[str]:
 
 def _publish(stage: Stage, source: SourceTree, unmet: list[str], out: Path) -> None:
     image = source.path / "arch" / "x86" / "boot" / "bzImage"
+    _check_no_path(image.parent / "compressed" / "vmlinux.bin", source.path)
     shutil.copyfile(image, out / "vmlinuz")
     config = (source.path / ".config").read_bytes()
     if str(source.path).encode() in config:
@@ -253,6 +264,13 @@ def _publish(stage: Stage, source: SourceTree, unmet: list[str], out: Path) -> N
     }
     text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "kernel.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _check_no_path(unpacked: Path, tree: Path) -> None:
+    """Refuse a kernel that says where it was compiled; `unpacked` is what bzImage holds packed."""
+    with unpacked.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(bytes(tree)) >= 0:
+            raise BuildError("the kernel holds a path of this machine")
 
 
 def _of_initramfs(stage: Stage, name: str) -> str:

@@ -5,16 +5,27 @@ What is planned here and what is read here are the same: the archive, its member
 Nothing is configured or compiled.
 """
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sevkit import patches
 from sevkit.archive import extract_member, unpack
-from sevkit.errors import BuildError, RecipeError
+from sevkit.errors import RecipeError
 from sevkit.kconfig import version_of
 from sevkit.stage import Json, Planner, Runner, Stage
+
+_OTHERS = re.compile(
+    r"arch/(?!x86/)[^/]+/|Documentation/|"
+    r"tools/(?!(arch/x86|bpf/resolve_btfids|build|include|lib|objtool|scripts)/)[^/]+/"
+)
+
+
+def serves_compiling(path: PurePosixPath) -> bool:
+    """Whether a kernel for x86 may need `path` of the tree: a third of the files is for others."""
+    return path.name.startswith(("Kconfig", "Makefile", "Kbuild")) or not _OTHERS.match(str(path))
 
 
 @dataclass(frozen=True)
@@ -54,31 +65,46 @@ def plan_source(planner: Planner) -> tuple[dict[str, Json], dict[str, str]]:
     return params, inputs
 
 
-def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> SourceTree:
+def prepare_source(
+    stage: Stage,
+    inputs: Mapping[str, Path],
+    run: Runner,
+    wanted: Callable[[PurePosixPath], bool] = serves_compiling,
+) -> SourceTree:
     """Unpack and patch the source of `stage` in the runner's work folder.
 
-    Raises `BuildError` when it is no kernel tree, or a patch does not apply.
+    Of an archive only what is `wanted`, or touched by a patch, is unpacked. Raises `BuildError`
+    when it is no kernel tree, or a patch does not apply.
     """
-    tree = _unpacked(stage, inputs["source"], run)
+    series = _series(stage, inputs)
+    touched = series.touched if series is not None else frozenset()
+    tree = _unpacked(stage, inputs["source"], run, lambda path: wanted(path) or path in touched)
     version = version_of(tree)
+    if series is None:
+        return SourceTree(tree, version, (), ())
+    run.progress(0, None, f"applying {len(series.patches)} patches")
+    moved = patches.apply(series, tree, run.work / "patching", run, subject=f"linux {version}")
+    return SourceTree(tree, version, series.patches, tuple(moved))
+
+
+def _series(stage: Stage, inputs: Mapping[str, Path]) -> patches.Series | None:
     planned = stage.params.get("series")
     if not isinstance(planned, Mapping):
-        return SourceTree(tree, version, (), ())
+        return None
     rows = planned["patches"]
     assert isinstance(rows, list | tuple)
-    series = patches.Series(
+    return patches.Series(
         str(planned["name"]),
         tuple(
             patches.read_patch(inputs[f"patch/{name}"], str(name), int(strip))
             for name, strip in rows
         ),
     )
-    run.progress(0, None, f"applying {len(series.patches)} patches")
-    moved = patches.apply(series, tree, run.work / "patching", run, subject=f"linux {version}")
-    return SourceTree(tree, version, series.patches, tuple(moved))
 
 
-def _unpacked(stage: Stage, source: Path, run: Runner) -> Path:
+def _unpacked(
+    stage: Stage, source: Path, run: Runner, wanted: Callable[[PurePosixPath], bool]
+) -> Path:
     place = run.work / "source"
     if source.is_dir():
         shutil.copytree(source, place, symlinks=True)
@@ -88,13 +114,27 @@ def _unpacked(stage: Stage, source: Path, run: Runner) -> Path:
         archive = run.work / "source-archive"
         extract_member(source, str(member), archive)
         source = archive
+
+    def told(done: int, total: int | None) -> None:
+        run.progress(done, total, "unpacking")
+
+    def below_top(name: str) -> bool:
+        path = PurePosixPath(*PurePosixPath(name).parts[1:])
+        return not path.parts or wanted(path)
+
     place.mkdir()
-    unpack(source, place, progress=lambda done, total: run.progress(done, total, "unpacking"))
+    unpack(source, place, progress=told, wanted=below_top)
+    top = _only_folder(place)
+    if top is None:  # the tree begins at the archive's top: all of it
+        shutil.rmtree(place)
+        place.mkdir()
+        unpack(source, place, progress=told)
+        top = _only_folder(place) or place
     if member is not None:
         source.unlink()
+    return top
+
+
+def _only_folder(place: Path) -> Path | None:
     found = list(place.iterdir())
-    if len(found) == 1 and found[0].is_dir():
-        return found[0]
-    if not found:
-        raise BuildError("the archive of the kernel's source is empty")
-    return place
+    return found[0] if len(found) == 1 and found[0].is_dir() else None
