@@ -21,8 +21,7 @@ from sevkit.stage import Json, Planner, Runner, Stage
 _DEBIAN = re.compile(r"\.debian\.tar\.[a-z0-9]+$")
 _CHANGELOG = re.compile(r"^(\S+) \((\S+)\)")
 _LEFT_OUT = re.compile(
-    r"[^/]+/(CryptoPkg/Library/OpensslLib/openssl/"
-    r"(demos|doc|fuzz|test)/|CryptoPkg/Library/MbedTlsLib/mbedtls/tests/)"
+    r"([^/]+/)?CryptoPkg/Library/(OpensslLib/openssl/(demos|doc|fuzz|test)|MbedTlsLib/mbedtls/tests)/"
 )
 """A hundred megabytes that no platform description names: tests and manuals of what is embedded."""
 
@@ -82,8 +81,10 @@ def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> Sou
     tree = run.work / "edk2"
     for place, files in sorted(trees.items()):
         assert isinstance(files, list | tuple)
-        archives = {str(file): inputs[f"source/{place}/{file}"] for file in files}
-        _lay_out(archives, tree / str(place), run)
+        roles = {str(file): f"source/{place}/{file}" for file in files}
+        archives = {file: inputs[role] for file, role in roles.items()}
+        of_git = any(stage.inputs[role].startswith("git:") for role in roles.values())
+        _lay_out(archives, tree / str(place), run, has_top=not of_git)
     if not (tree / "BaseTools" / "Source" / "C").is_dir():
         raise BuildError(
             "the firmware's source is no tree of edk2",
@@ -106,8 +107,11 @@ def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> Sou
     return SourceTree(tree, version, names, series, tuple(moved))
 
 
-def _lay_out(archives: Mapping[str, Path], tree: Path, run: Runner) -> None:
-    """Fill the folder `tree` from a folder, an archive, or the archives of a source package."""
+def _lay_out(archives: Mapping[str, Path], tree: Path, run: Runner, *, has_top: bool) -> None:
+    """Fill the folder `tree` from a folder, an archive, or the archives of a source package.
+
+    `has_top`: whether an archive may hold everything in one folder, as one of git never does.
+    """
 
     def told(done: int, total: int | None) -> None:
         run.progress(done, total, f"unpacking {tree.name}")
@@ -132,7 +136,8 @@ def _lay_out(archives: Mapping[str, Path], tree: Path, run: Runner) -> None:
     unpacked.mkdir()
     unpack(source, unpacked, progress=told, wanted=lambda name: not _LEFT_OUT.match(name))
     tree.parent.mkdir(parents=True, exist_ok=True)
-    (_only_folder(unpacked) or unpacked).rename(tree)
+    top = _only_folder(unpacked) if has_top else None
+    (top or unpacked).rename(tree)
     shutil.rmtree(unpacked, ignore_errors=True)
     for name in debian:
         unpack(archives[name], tree)
