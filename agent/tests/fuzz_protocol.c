@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Everything that the host's bytes pass through before anything is done about them: frames, JSON,
- * requests, and what is echoed in an answer.
+ * requests, windows, and what is echoed in an answer.
  *
  * For libFuzzer (clang -fsanitize=fuzzer,address,undefined) as it is; with -DREPLAY a program that
  * replays the files it is given. */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "channel.h"
 #include "json.h"
+#include "process.h"
 #include "request.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -76,9 +78,29 @@ static void take_message(const struct frame *frame)
     free(payload);
 }
 
+/* A process that reads nothing: whatever the host sends, its windows hold. */
+static void take_stream(struct process *process, const struct frame *frame)
+{
+    if (frame->type == FRAME_STDIN) {
+        process_feed(process, frame->payload, frame->length);
+    } else if (frame->length == 8) {
+        uint32_t numbers[2];
+        memcpy(numbers, frame->payload, sizeof numbers);
+        process_grant(process, numbers[0], numbers[1]);
+    }
+    if (process->stdin_window > WINDOW_BYTES ||
+        process->stdin_end - process->stdin_start - process->stdin_extra + process->stdin_due +
+                process->stdin_window !=
+            WINDOW_BYTES ||
+        process->output[0].credit > WINDOW_BYTES || process->output[1].credit > WINDOW_BYTES)
+        abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct channel channel;
+    static struct connection connection;
+    static struct processes processes;
     struct frame frame;
     struct failure failure;
 
@@ -87,11 +109,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     channel.in_start = 0;
     channel.in_end = size;
     memcpy(channel.in, data, size);
+    struct process *process = process_take(&processes, &connection, &failure);
+    if (!process)
+        abort();
+    process->has_tty = size % 2 == 1;
+    process->input.fd = process->output[0].source.fd = INT_MAX; /* open, and never touched */
     while (channel_frame(&channel, &frame, &failure) == FRAME_READY) {
         if (frame.type == FRAME_CONTROL)
             take_message(&frame);
+        else
+            take_stream(process, &frame);
         channel_consume(&channel, &frame);
     }
+    process->input.fd = process->output[0].source.fd = -1;
+    process_free(process);
     return 0;
 }
 
