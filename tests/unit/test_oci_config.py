@@ -126,7 +126,7 @@ def test_a_folder_is_prepared_with_its_own_users_never_the_hosts(tmp_path: Path)
     (tmp_path / "etc" / "passwd").symlink_to("/etc/passwd")
     (tmp_path / "etc" / "group").write_text("own:x:9:\n")
     assert accounts_of(tmp_path) == Accounts("", "own:x:9:\n")
-    with prepare(f"dir:{tmp_path}", Overrides(argv=["sh"], user="1:own"), cache=tmp_path) as ready:
+    with prepare(f"dir:{tmp_path}", Overrides(argv=["sh"], user="1:own")) as ready:
         assert ready.folder == tmp_path
         assert ready.config is not None
         process: Any = ready.config["process"]
@@ -139,7 +139,7 @@ def test_a_folder_is_prepared_with_its_own_users_never_the_hosts(tmp_path: Path)
 def test_a_name_of_no_root_file_system_is_refused(name: str, tmp_path: Path) -> None:
     with (
         pytest.raises(RecipeError, match=r"names no root file system|is not a folder"),
-        prepare(name, Overrides(argv=["sh"]), cache=tmp_path),
+        prepare(name, Overrides(argv=["sh"])),
     ):
         pass
 

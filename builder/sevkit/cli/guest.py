@@ -100,7 +100,7 @@ def run(
     )
     folder = find_image(image, place.output)
     cache = default_root(os.environ)
-    with prepare(root, overrides, cache=cache) as workload:
+    with prepare(root, overrides) as workload:
         session = Session.of_image(
             folder,
             memory=guest_memory,

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The root file system of a container, as a user names it, made ready for a guest.
 
-``dir:FOLDER`` is shared by 9p and described by a configuration that goes over the agent's port.
-Never runs anything in it.
+A folder is shared by 9p and described by a configuration that goes over the agent's port; an image
+is unpacked to such a folder first. Never runs anything in it.
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sevkit.errors import RecipeError
 from sevkit.oci_config import Accounts, Overrides, runtime_config
+from sevkit.oci_image import find_image, lay_out
 from sevkit.stage import Json
 
 _KINDS = ("docker-archive", "oci", "dir")
@@ -36,11 +38,11 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def prepare(name: str, overrides: Overrides, *, cache: Path) -> Iterator[Prepared]:
+def prepare(name: str, overrides: Overrides) -> Iterator[Prepared]:
     """Make the root file system called `name` ready; it stays so for the `with` block.
 
-    `cache` is a folder of ours. Raises `RecipeError` for a name that is none, and for a
-    configuration that can't be made.
+    Raises `RecipeError` for a name that is none and for a configuration that can't be made,
+    `SourceError` for an image that is damaged.
     """
     kind, colon, place = name.partition(":")
     if not colon or kind not in _KINDS or not place:
@@ -48,11 +50,22 @@ def prepare(name: str, overrides: Overrides, *, cache: Path) -> Iterator[Prepare
             f"'{name}' names no root file system",
             hint="docker-archive:FILE, oci:FOLDER, or dir:FOLDER",
         )
-    folder = Path(place).absolute()
-    if not folder.is_dir():
-        raise RecipeError(f"{name}: {place} is not a folder")
-    config = runtime_config({}, overrides, accounts_of(folder))
-    yield Prepared(name, folder=folder, config=config)
+    if kind == "dir":
+        folder = Path(place).absolute()
+        if not folder.is_dir():
+            raise RecipeError(f"{name}: {place} is not a folder")
+        config = runtime_config({}, overrides, accounts_of(folder))
+        yield Prepared(name, folder=folder, config=config)
+        return
+    with tempfile.TemporaryDirectory(prefix="sevkit-workload-") as scratch:
+        folder, work = Path(scratch) / "root", Path(scratch) / "work"
+        folder.mkdir()
+        work.mkdir()
+        image = find_image(kind, place, work)
+        (work / "layers").mkdir()
+        lay_out(image, folder, work / "layers")
+        config = runtime_config(image.config, overrides, accounts_of(folder))
+        yield Prepared(name, folder=folder, config=config)
 
 
 def accounts_of(folder: Path) -> Accounts:
