@@ -2,6 +2,7 @@
 """`sevkit run` and `sevkit probe` as users type them; a real guest each time."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -20,15 +21,15 @@ import pytest
 
 pytestmark = [pytest.mark.boots, pytest.mark.network]
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def archive(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """busybox as `docker save` writes an image."""
+def image_parts(root: Path) -> tuple[bytes, bytes]:
+    """The configuration and the layer of an image of one folder."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        tar.add(busybox_root, ".")
+        tar.add(root, ".")
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -38,12 +39,19 @@ def archive(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             "diff_ids": [f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"],
         },
     }
+    return json.dumps(config).encode(), layer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def archive(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """busybox as `docker save` writes an image."""
+    config, layer = image_parts(busybox_root)
     manifest = [{"Config": "c.json", "RepoTags": ["busybox:latest"], "Layers": ["layer.tar"]}]
     path = tmp_path_factory.mktemp("archive") / "busybox.tar"
     with tarfile.open(path, "w") as tar:
         for name, data in (
-            ("c.json", json.dumps(config).encode()),
-            ("layer.tar", layer.getvalue()),
+            ("c.json", config),
+            ("layer.tar", layer),
             ("manifest.json", json.dumps(manifest).encode()),
         ):
             info = tarfile.TarInfo(name)
@@ -52,16 +60,79 @@ def archive(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def test_the_demonstration_of_2018_in_one_command(
-    sevkit: Sevkit, sev_guest: Path, archive: Path
+@pytest.fixture(scope="module")
+def layout(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """busybox as an OCI layout, as skopeo writes one."""
+    folder = tmp_path_factory.mktemp("layout")
+    (folder / "blobs" / "sha256").mkdir(parents=True)
+
+    def blob(data: bytes) -> dict[str, str]:
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / "blobs" / "sha256" / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}"}
+
+    config, layer = image_parts(busybox_root)
+    manifest = {"config": blob(config), "layers": [blob(gzip.compress(layer))]}
+    entry = {
+        **blob(json.dumps(manifest).encode()),
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "annotations": {"org.opencontainers.image.ref.name": "latest"},
+    }
+    (folder / "index.json").write_text(json.dumps({"manifests": [entry]}))
+    return folder
+
+
+@pytest.fixture
+def documented(
+    sev_guest: Path, archive: Path, layout: Path, tmp_path: Path
+) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs a command in a folder that has what docs/containers.md speaks of."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "sev-guest").symlink_to(sev_guest.parent)
+    (tmp_path / "busybox.tar").symlink_to(archive)
+    (tmp_path / "busybox").symlink_to(layout)
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+def commands() -> list[str]:
+    text = (REPOSITORY / "docs" / "containers.md").read_text(encoding="utf-8")
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+        for line in block.splitlines()
+    ]
+    return [line.partition("  #")[0].strip() for line in lines]
+
+
+SAID = ("root\n", "uid=0(root) gid=0(root)", "found in plain at 0x")
+
+
+@pytest.mark.parametrize(("command", "said"), zip(commands(), SAID, strict=True), ids=SAID)
+def test_a_documented_command_works(
+    documented: Callable[[str], subprocess.CompletedProcess[str]], command: str, said: str
 ) -> None:
-    script = "whoami; dmesg | grep -i -e sev -e bounce -e 'IO TLB'"
-    result = sevkit(
-        "run", sev_guest, f"docker-archive:{archive}", "--", "sh", "-c", script, timeout=300
-    )
+    """The demonstration of 2018 is the first of them."""
+    result = documented(command)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("root\n")
-    assert "software IO TLB" in result.stdout
+    assert said in result.stdout
+    if "--json" in command:
+        record = json.loads(result.stderr[result.stderr.index("\n{") :])
+        assert record["stats"]["memory"]["limit"] in (64 << 20, None)
+    if "dmesg" in command:
+        assert re.search(r"^\[ +[0-9.]+\] .*(sev|bounce)", result.stdout, re.M | re.I)
 
 
 def test_a_container_gets_input_variables_limits_and_says_what_happened_as_json(
@@ -188,12 +259,3 @@ def test_a_call_that_can_not_work_is_refused_before_anything_boots(
         result = sevkit("run", *words)
         assert result.returncode == 2, result.stderr
         assert cause in result.stderr
-
-
-def test_the_probe_finds_the_page_where_nothing_is_encrypted(
-    sevkit: Sevkit, sev_guest: Path
-) -> None:
-    result = sevkit("probe", sev_guest, "--accel", "tcg", timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert "found in plain at 0x" in result.stdout
-    assert result.stdout.endswith("this host can read the guest's memory\n")
