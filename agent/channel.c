@@ -6,10 +6,15 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "memory.h"
+
+enum { TRIM_LEAST = 16384 };
+
 bool channel_open(struct channel *channel, struct events *events, int fd)
 {
     channel->connected = channel->closed = channel->stalled = false;
     channel->in_start = channel->in_end = channel->out_start = channel->out_end = 0;
+    channel->in_used = channel->out_used = 0;
     return events_watch(events, &channel->source, fd);
 }
 
@@ -40,6 +45,8 @@ bool channel_fill(struct channel *channel)
                                CHANNEL_IN_BYTES - channel->in_end);
     if (count > 0) {
         channel->in_end += (size_t)count;
+        if (channel->in_used < channel->in_end)
+            channel->in_used = channel->in_end;
         return true;
     }
     if (count == 0 || (errno != EAGAIN && errno != EINTR))
@@ -119,6 +126,20 @@ void channel_commit(struct channel *channel, enum frame_type type, uint16_t proc
     header[6] = (uint8_t)process;
     header[7] = (uint8_t)(process >> 8);
     channel->out_end += FRAME_HEADER + length;
+    if (channel->out_used < channel->out_end)
+        channel->out_used = channel->out_end;
+}
+
+void channel_trim(struct channel *channel)
+{
+    if (channel->in_end == 0 && channel->in_used > TRIM_LEAST) {
+        memory_release(channel->in, sizeof channel->in);
+        channel->in_used = 0;
+    }
+    if (channel->out_end == 0 && channel->out_used > TRIM_LEAST) {
+        memory_release(channel->out, sizeof channel->out);
+        channel->out_used = 0;
+    }
 }
 
 bool channel_is_flushed(const struct channel *channel)

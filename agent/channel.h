@@ -44,6 +44,7 @@ struct channel {
     bool stalled;   /* the last write failed for want of memory: try again after a while */
     size_t in_start, in_end;
     size_t out_start, out_end;
+    size_t in_used, out_used; /* how far the buffers were used since channel_trim() */
     uint8_t in[CHANNEL_IN_BYTES];
     uint8_t out[CHANNEL_OUT_BYTES];
 };
@@ -70,6 +71,9 @@ void channel_commit(struct channel *channel, enum frame_type type, uint16_t proc
 
 /* Writes what is queued as far as the host takes it. Returns whether anything was written. */
 bool channel_flush(struct channel *channel);
+
+/* Gives back the memory of buffers that are empty and were more than a little used. */
+void channel_trim(struct channel *channel);
 
 bool channel_is_flushed(const struct channel *channel);
 

@@ -68,6 +68,9 @@ bool connection_open(struct connection *connection, struct events *events, int f
 void connection_close(struct connection *connection)
 {
     source_close(&connection->channel.source);
+    connection->channel.in_start = connection->channel.in_end = 0;
+    connection->channel.out_start = connection->channel.out_end = 0;
+    channel_trim(&connection->channel);
     connection->state = CONNECTION_NONE;
 }
 

@@ -4,14 +4,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdalign.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "memory.h"
 #include "terminal.h"
 
 /* With its header such a frame is one write to the port, whose driver takes 32 KiB at a time. */
@@ -25,8 +24,8 @@ enum { STDIN_BYTES = WINDOW_BYTES + 4096 };
 
 enum { CHUNK_LEAST = 512 };
 
-/* Pages of a buffer that was never used are never had. */
-static alignas(4096) uint8_t stdin_buffers[PROCESSES_MAX][STDIN_BYTES];
+/* Pages that were never used are never had, and what was used is given back. */
+static uint8_t stdin_buffers[PROCESSES_MAX][STDIN_BYTES];
 
 static struct process *find_number(struct processes *processes, int64_t number)
 {
@@ -184,7 +183,7 @@ void process_end(struct process *process, int wait_status)
 static void forget_stdin(struct process *process)
 {
     if (process->stdin_end > 0)
-        madvise(process->stdin_buffer, STDIN_BYTES, MADV_DONTNEED);
+        memory_release(process->stdin_buffer, STDIN_BYTES);
     process->stdin_start = process->stdin_end = 0;
 }
 

@@ -13,9 +13,10 @@
 
 #include "cgroup.h"
 #include "listener.h"
+#include "memory.h"
 #include "state.h"
 
-enum { RETRY_MS = 20 };
+enum { RETRY_MS = 20, POOL_LEAST = 256 };
 
 void service_end(struct service *service, enum service_end end)
 {
@@ -255,6 +256,17 @@ static int longest_wait(const struct service *service)
     return -1;
 }
 
+/* What a burst needed is given back before the next wait. */
+static void trim(struct service *service)
+{
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        channel_trim(&service->connections[i].channel);
+    if (service->pool.used > POOL_LEAST) {
+        memory_release(&service->pool, sizeof service->pool);
+        service->pool.used = 0;
+    }
+}
+
 static bool open_service(struct service *service)
 {
     const struct setup *setup = service->setup;
@@ -294,6 +306,7 @@ enum service_end service_run(const struct setup *setup, struct failure *failure)
             ;
         if (service.is_ending)
             break;
+        trim(&service);
         if (!events_wait(&service.events, longest_wait(&service))) {
             failure_set(failure, errno, "cannot wait for events: %s", strerror(errno));
             service_end(&service, SERVICE_FAILED);
