@@ -191,10 +191,10 @@ __attribute__((constructor)) static void refuse_pivot_root(void)
 """
 
 
-def test_the_agent_never_calls_pivot_root(
+def test_neither_agent_nor_crun_calls_pivot_root(
     sevkit: Sevkit, build_image: BuildImage, busybox_root: Path, tmp_path: Path
 ) -> None:
-    """The agent runs under a filter that kills on pivot_root, and works; the filter does too."""
+    """Agent and crun run under a filter that kills on pivot_root, and work; the filter does too."""
     project = tmp_path / "project"
     (project / "recipes").mkdir(parents=True)
     shutil.copytree(REPOSITORY / "agent", project / "agent")
@@ -207,5 +207,7 @@ def test_the_agent_never_calls_pivot_root(
     place = [image, "--rootfs", busybox_root, "--"]
     entered = boot(sevkit, *place, "whoami")
     assert (entered.returncode, entered.stdout) == (0, "root\n"), entered.stderr
+    contained = sevkit("run", image, f"dir:{busybox_root}", "--", "whoami", timeout=300)
+    assert (contained.returncode, contained.stdout) == (0, "root\n"), contained.stderr
     killed = boot(sevkit, *place, "pivot_root", "/tmp", "/tmp")
     assert killed.returncode == 128 + 31, killed.stderr  # SIGSYS
