@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("noop.py", "agent_edit.py", "initramfs_assembly.py", "boot.py", "build.py")
+SCRIPTS = (
+    "noop.py",
+    "agent_edit.py",
+    "initramfs_assembly.py",
+    "boot.py",
+    "containers.py",
+    "build.py",
+)
 
 
 def main() -> None:
