@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attestation reports: fields where the specification has them, and every way to be wrong."""
 
+import signal
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sevkit.cli import run
 from sevkit.errors import RecipeError
 from sevkit.snp_report import Check, check, measurements_of, parse
 
@@ -170,3 +172,61 @@ def test_a_check_that_nobody_asked_for_neither_passes_nor_fails() -> None:
         if each.name == "signature"
     ]
     assert unasked == Check("signature", None, "not checked, --vcek was not given")
+
+
+Verify = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Iterator[Verify]:
+    """The command as a user types it: its status, what it prints, what it complains about."""
+
+    def run_it(*words: str | Path) -> tuple[int, str, str]:
+        status = run(["verify-report", *map(str, words)])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run_it
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_command_says_what_it_checked_and_its_status_whether_all_held(
+    tmp_path: Path, verify: Verify
+) -> None:
+    key, vcek = certificate(tmp_path, "secp384r1")
+    path = tmp_path / "report"
+    path.write_bytes(report(sign=signer(key)))
+    good: list[str | Path] = [path, tmp_path, "--measurement", MEASUREMENT.hex()]
+    status, told, complaint = verify(*good, "--report-data", DATA.hex(), "--vcek", vcek)
+    assert (status, complaint) == (0, "")
+    lines = told.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * 7
+    status, told, _ = verify(*good)
+    assert (status, told.count("\n-  ")) == (0, 2)
+    for words, wrong in (
+        (["--measurement", bytes(48).hex()], "measurement"),
+        (["--policy", "0xb0000"], "policy"),
+        (["--vmpl", "1"], "vmpl"),
+        (["--report-data", bytes(64).hex()], "report data"),
+    ):
+        status, told, _ = verify(*good, *words)
+        assert status == 1
+        [line] = [line for line in told.splitlines() if line.startswith("WRONG")]
+        assert line.split(None, 1)[1].startswith(wrong)
+
+
+def test_a_call_that_is_wrong_is_told_so(tmp_path: Path, verify: Verify) -> None:
+    path = tmp_path / "report"
+    path.write_bytes(report())
+    for words, cause in (
+        (["--measurement", "00"], "96 hexadecimal digits"),
+        (["--measurement", MEASUREMENT.hex(), "--policy", "x"], "'x' is not a number"),
+        (["--measurement", MEASUREMENT.hex(), "--report-data", "zz"], "128 hexadecimal digits"),
+    ):
+        status, _, complaint = verify(path, tmp_path, *words)
+        assert status == 2
+        assert cause in complaint
+    status, _, complaint = verify(path, tmp_path)
+    assert status == 1
+    assert "manifest.json can't be read" in complaint
