@@ -76,39 +76,13 @@ static void close_streams(struct process *process)
     source_close(&process->output[1].source);
 }
 
-void stdio_close(const struct stdio *stdio)
-{
-    for (int i = 0; i < (stdio->is_terminal ? 1 : 3); i++) {
-        if (stdio->fds[i] >= 0)
-            close(stdio->fds[i]);
-    }
-}
-
-/* The end that stays with the agent is non-blocking; the child's is as a program expects. */
-static bool open_pipe(struct events *events, struct source *source, int child_end, int *child_fd)
-{
-    int ends[2];
-
-    if (pipe2(ends, O_CLOEXEC) != 0)
-        return false;
-    *child_fd = ends[child_end];
-    if (fcntl(ends[1 - child_end], F_SETFL, O_NONBLOCK) == 0 &&
-        events_watch(events, source, ends[1 - child_end]))
-        return true;
-    const int error = errno;
-    close(ends[1 - child_end]);
-    source->fd = -1;
-    errno = error;
-    return false;
-}
-
 bool process_open_pipes(struct process *process, struct events *events, bool relays_stdin,
                         struct stdio *stdio)
 {
     *stdio = (struct stdio){.fds = {-1, -1, -1}};
-    if ((!relays_stdin || open_pipe(events, &process->input, 0, &stdio->fds[0])) &&
-        open_pipe(events, &process->output[0].source, 1, &stdio->fds[1]) &&
-        open_pipe(events, &process->output[1].source, 1, &stdio->fds[2])) {
+    if ((!relays_stdin || stdio_open_pipe(events, &process->input, 0, &stdio->fds[0])) &&
+        stdio_open_pipe(events, &process->output[0].source, 1, &stdio->fds[1]) &&
+        stdio_open_pipe(events, &process->output[1].source, 1, &stdio->fds[2])) {
         process->output[0].is_open = process->output[1].is_open = true;
         return true;
     }

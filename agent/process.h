@@ -14,14 +14,9 @@
 #include "connection.h"
 #include "events.h"
 #include "failure.h"
+#include "pipes.h"
 
 enum { PROCESSES_MAX = 64, WINDOW_BYTES = 32768 };
-
-/* What a started process has as its own ends; -1: /dev/null, or none. */
-struct stdio {
-    int fds[3];
-    bool is_terminal; /* all three are one, which is to become the controlling terminal */
-};
 
 struct stream {
     struct source source;
@@ -68,7 +63,6 @@ bool process_open_pipes(struct process *process, struct events *events, bool rel
                         struct stdio *stdio);
 bool process_open_terminal(struct process *process, struct events *events, uint16_t rows,
                            uint16_t columns, struct stdio *stdio);
-void stdio_close(const struct stdio *stdio);
 /* Gives the process a terminal's master instead of its pipes; owns `fd` from then on. */
 bool process_use_terminal(struct process *process, struct events *events, int fd);
 
