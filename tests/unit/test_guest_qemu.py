@@ -128,6 +128,14 @@ def test_the_root_is_shared_read_only_whatever_its_name_is() -> None:
     assert ",readonly=on," in shared
 
 
+def test_a_disk_is_attached_read_only_and_bounces() -> None:
+    made = argv("sev-snp", spec(disk=Path("/w,1.img")))
+    assert "if=none,id=disk,format=raw,readonly=on,file=/w,,1.img" in values(made, "-drive")
+    [disk] = [device for device in values(made, "-device") if "virtio-blk" in device]
+    assert disk == "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on"
+    assert not [device for device in values(argv("tcg"), "-device") if "blk" in device]
+
+
 def test_hvc0_is_there_when_it_is_the_only_console() -> None:
     assert not any("virtconsole" in each for each in argv("tcg"))
     both = spec(cmdline="console=hvc0 console=ttyS0")

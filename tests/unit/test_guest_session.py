@@ -161,6 +161,24 @@ def test_memory_is_at_least_what_the_manifest_asks_for(folder: Path) -> None:
         spec_of(manifest, folder, memory="199M")
 
 
+def test_a_guest_has_room_for_its_workload_unless_its_size_is_said(folder: Path) -> None:
+    manifest = published(folder)
+    for room, mib in ((0, 512), (64 << 20, 512), (1 << 30, 1224), ((1 << 30) + 1, 1225)):
+        assert spec_of(manifest, folder, room_for_bytes=room).memory_mib == mib
+    assert spec_of(manifest, folder, memory="300M", room_for_bytes=1 << 30).memory_mib == 300
+
+
+@pytest.mark.boots
+def test_a_workload_image_comes_with_words_that_are_measured(folder: Path, tmp_path: Path) -> None:
+    published(folder)
+    disk = tmp_path / "disk"
+    session = Session.of_image(
+        folder, cache=tmp_path, accel="tcg", disk=disk, more_cmdline='dm-mod.create="w"'
+    )
+    assert session.spec.cmdline == 'console=ttyS0 panic=-1 dm-mod.create="w"'
+    assert session.spec.disk == disk
+
+
 @pytest.mark.parametrize("name", ROLES.values())
 def test_a_file_that_is_not_as_published_is_not_booted(folder: Path, name: str) -> None:
     manifest = published(folder)
