@@ -56,9 +56,13 @@ class Session:
         incomplete or was changed, `HostError` for a host that can't do it.
         """
         manifest = load(folder)
-        spec = spec_of(manifest, folder.absolute(), memory=memory, room_for_bytes=room_for_bytes)
-        if more_cmdline:
-            spec = replace(spec, cmdline=f"{spec.cmdline} {more_cmdline}")
+        spec = spec_of(
+            manifest,
+            folder.absolute(),
+            memory=memory,
+            room_for_bytes=room_for_bytes,
+            more_cmdline=more_cmdline,
+        )
         spec = replace(spec, disk=disk)
         qemu = find_qemu()
         launch = choose(qemu, wanted=accel, modes=spec.modes, cache=cache)
@@ -136,11 +140,17 @@ class Session:
 
 
 def spec_of(
-    manifest: Manifest, folder: Path, *, memory: str | None = None, room_for_bytes: int = 0
+    manifest: Manifest,
+    folder: Path,
+    *,
+    memory: str | None = None,
+    room_for_bytes: int = 0,
+    more_cmdline: str = "",
 ) -> GuestSpec:
     """What the manifest of the image in `folder` says about booting it.
 
-    Memory is what the manifest takes by default, and more where the workload needs it.
+    Memory is what the manifest takes by default, and more where the workload needs it. The hashes
+    cover `more_cmdline` too.
 
     Raises `RecipeError` for impossible `memory`, `ImageError` for a file that is not as published.
     """
@@ -153,6 +163,7 @@ def spec_of(
     )
     modes = manifest.possible_modes
     hashes = manifest.firmware.kernel_hashes
+    cmdline = f"{manifest.cmdline} {more_cmdline}".rstrip()
     files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
     for role, path in files.items():
         _check_file(path, manifest.files[role].sha256)
@@ -161,13 +172,13 @@ def spec_of(
         initramfs=files.get("initramfs"),
         firmware=files["firmware"],
         firmware_is_flash="bios" not in manifest.firmware.loads_as,
-        cmdline=manifest.cmdline,
+        cmdline=cmdline,
         memory_mib=mib,
         vcpus=manifest.launch.vcpus[0],
         cpu=manifest.launch.cpus[0],
         modes=modes,
         hashes_at=None if hashes is None else hashes.base,
-        hashes=b"" if hashes is None else _hashes_without_sev(files, manifest.cmdline, mib),
+        hashes=b"" if hashes is None else _hashes_without_sev(files, cmdline, mib),
         hashed_modes=tuple(mode for mode in modes if manifest.launch.modes[mode].kernel_hashes),
     )
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The root file system of a container, as a user names it, made ready for a guest.
 
-A folder is shared by 9p and described by a configuration that goes over the agent's port; an image
-is unpacked to such a folder first. Never runs anything in it.
+A folder is shared by 9p; an image becomes a file system that the guest checks block by block. The
+user's configuration goes over the agent's port. Never runs anything of either.
 """
 
 import contextlib
@@ -13,8 +13,9 @@ from pathlib import Path
 
 from sevkit.errors import RecipeError
 from sevkit.oci_config import Accounts, Overrides, runtime_config
-from sevkit.oci_image import find_image, lay_out
+from sevkit.oci_image import find_image
 from sevkit.stage import Json
+from sevkit.workload import make
 
 _KINDS = ("docker-archive", "oci", "dir")
 
@@ -58,14 +59,16 @@ def prepare(name: str, overrides: Overrides) -> Iterator[Prepared]:
         yield Prepared(name, folder=folder, config=config)
         return
     with tempfile.TemporaryDirectory(prefix="sevkit-workload-") as scratch:
-        folder, work = Path(scratch) / "root", Path(scratch) / "work"
-        folder.mkdir()
+        work, file = Path(scratch) / "work", Path(scratch) / "workload.img"
         work.mkdir()
         image = find_image(kind, place, work)
-        (work / "layers").mkdir()
-        lay_out(image, folder, work / "layers")
-        config = runtime_config(image.config, overrides, accounts_of(folder))
-        yield Prepared(name, folder=folder, config=config)
+        made = make(image, file)
+        yield Prepared(
+            name,
+            image=file,
+            cmdline=made.verity.kernel_word(),
+            config=runtime_config(image.config, overrides, made.accounts),
+        )
 
 
 def accounts_of(folder: Path) -> Accounts:
