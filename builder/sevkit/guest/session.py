@@ -163,7 +163,7 @@ def spec_of(
     )
     modes = manifest.possible_modes
     hashes = manifest.firmware.kernel_hashes
-    cmdline = f"{manifest.cmdline} {more_cmdline}".rstrip()
+    cmdline = f"{manifest.cmdline} {more_cmdline}" if more_cmdline else manifest.cmdline
     files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
     for role, path in files.items():
         _check_file(path, manifest.files[role].sha256)
