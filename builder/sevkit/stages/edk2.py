@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sevkit.errors import BuildError
+from sevkit.errors import BuildError, HostError
 from sevkit.sandbox import ENVIRONMENT
 from sevkit.stage import Json, Planner, Runner, Stage
 from sevkit.stages.edk2_source import SourceTree, plan_source, prepare_source
 from sevkit.stages.firmware import publish_firmware
 
-VERSION = 1
+VERSION = 2
 
 TOOLS = {
     "gcc": "gcc",
@@ -35,6 +35,7 @@ TOOLS = {
 _ARCHITECTURE = "X64"
 _CONFIGURATION = ("build_rule", "target", "tools_def")
 _COOKIES = 100
+_PATH_BYTES = 160
 _BUILDING = re.compile(r"^Building \.\.\. (\S+\.inf) \[")
 _DIRECTIVE = re.compile(r"^\s*!(if|ifdef|ifndef|endif|include)\b\s*(\S*)", re.I)
 _INF = re.compile(r"^\s*INF\s+(?:\w+\s*=\s*\S+\s+)*(\S+\.inf)\s*$")
@@ -68,7 +69,7 @@ def build_edk2(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner)
     Raises `BuildError` when a patch does not apply, a compiler fails, or a path of this machine
     got into the image; `ImageError` and `RecipeError` as `publish_firmware` does.
     """
-    source = prepare_source(stage, inputs, run)
+    source = prepare_source(stage, inputs, run, _folder_in(run.work))
     platform, target = str(stage.params["platform"]), str(stage.params["target"])
     toolchain = str(stage.params["toolchain"])
     description = source.path / platform
@@ -97,6 +98,22 @@ def build_edk2(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner)
             raise BuildError(f"{path.name} of the firmware holds a path of this machine")
     title = f"{stage.params['source']}: {platform}"
     publish_firmware(image, title, stage.params["modes"], out, _record(stage, source))
+
+
+def _folder_in(work: Path) -> str:
+    """A name that gives the tree's path the same length everywhere.
+
+    GenFw makes room for the path of each module and then, with --zero, fills it with zeros: the
+    length would stay visible. Raises `HostError` where the path is too long already.
+    """
+    left = _PATH_BYTES - len(os.fsencode(work)) - 1
+    if left < len("edk2"):
+        raise HostError(
+            "the path of the store is too long to compile firmware in",
+            why=f"{work} leaves no room below {_PATH_BYTES} bytes",
+            hint="name another place: SEVKIT_STORE=/a/shorter/path",
+        )
+    return "edk2".ljust(left, "_")
 
 
 def _record(stage: Stage, source: SourceTree) -> Mapping[str, Json]:

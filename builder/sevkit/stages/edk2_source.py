@@ -71,20 +71,22 @@ def plan_source(planner: Planner) -> tuple[dict[str, Json], dict[str, str]]:
     return params, inputs
 
 
-def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> SourceTree:
-    """Unpack and patch the source of `stage` in the runner's work folder.
+def prepare_source(
+    stage: Stage, inputs: Mapping[str, Path], run: Runner, folder: str = "edk2"
+) -> SourceTree:
+    """Unpack and patch the source of `stage` in a `folder` of the runner's work folder.
 
     Raises `BuildError` when it is no tree of edk2, or a patch does not apply.
     """
     trees = stage.params["trees"]
     assert isinstance(trees, Mapping)
-    tree = run.work / "edk2"
+    tree = run.work / folder
     for place, files in sorted(trees.items()):
         assert isinstance(files, list | tuple)
         roles = {str(file): f"source/{place}/{file}" for file in files}
         archives = {file: inputs[role] for file, role in roles.items()}
         of_git = any(stage.inputs[role].startswith("git:") for role in roles.values())
-        _lay_out(archives, tree / str(place), run, has_top=not of_git)
+        _lay_out(archives, tree, str(place), run, has_top=not of_git)
     if not (tree / "BaseTools" / "Source" / "C").is_dir():
         raise BuildError(
             "the firmware's source is no tree of edk2",
@@ -107,15 +109,18 @@ def prepare_source(stage: Stage, inputs: Mapping[str, Path], run: Runner) -> Sou
     return SourceTree(tree, version, names, series, tuple(moved))
 
 
-def _lay_out(archives: Mapping[str, Path], tree: Path, run: Runner, *, has_top: bool) -> None:
-    """Fill the folder `tree` from a folder, an archive, or the archives of a source package.
+def _lay_out(
+    archives: Mapping[str, Path], root: Path, place: str, run: Runner, *, has_top: bool
+) -> None:
+    """Fill `place` in `root` from a folder, an archive, or the archives of a source package.
 
     `has_top`: whether an archive may hold everything in one folder, as one of git never does.
     """
 
     def told(done: int, total: int | None) -> None:
-        run.progress(done, total, f"unpacking {tree.name}")
+        run.progress(done, total, f"unpacking {'edk2' if place == '.' else place}")
 
+    tree = root / place
     debian = [name for name in archives if _DEBIAN.search(name)]
     mains = [name for name in archives if name not in debian]
     if len(mains) != 1:
@@ -127,7 +132,7 @@ def _lay_out(archives: Mapping[str, Path], tree: Path, run: Runner, *, has_top: 
     source = archives[mains[0]]
     if tree.exists():  # an empty folder stands for a submodule
         if any(tree.iterdir()):
-            raise BuildError(f"{tree.name} in the firmware's source is not empty: no submodule")
+            raise BuildError(f"{place} in the firmware's source is not empty: no submodule")
         tree.rmdir()
     if source.is_dir():
         shutil.copytree(source, tree, symlinks=True)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware compiled from Debian's edk2: the default one, and a tiny platform of the same tree."""
+
+import difflib
+import json
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from sevkit.errors import BuildError
+from sevkit.manifest import load
+from sevkit.ovmf import read_firmware
+from sevkit.recipe import DebSourcePackage
+from sevkit.sandbox import Processes, SandboxRunner
+from sevkit.sources import Apt
+from sevkit.stage import Json, Stage
+from sevkit.stages import edk2, edk2_tools
+from sevkit.stages.edk2 import build_edk2
+
+pytestmark = pytest.mark.network
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLATFORM = "OvmfPkg/AmdSev/AmdSevX64"
+HEADER = """\
+Description: {name}
+Author: A. Person <person@example.org>
+Forwarded: no
+Last-Update: 2024-05-31
+
+"""
+Texts = Mapping[str, str]
+"""Path in the tree → text."""
+
+
+def test_the_default_firmware_says_how_it_was_made(sev_guest: Path) -> None:
+    manifest = load(sev_guest)
+    firmware = manifest.firmware
+    assert firmware.build is not None
+    assert firmware.build.platform == f"{PLATFORM}.dsc"
+    assert firmware.build.series == "edk2-2025.02"
+    assert [patch.name[:4] for patch in firmware.build.patches] == ["0001"]
+    assert "x64-baseline-abi.patch" in firmware.build.source_patches
+    assert firmware.build.defines == {"GRUB_ENABLE": "FALSE"}
+    assert re.fullmatch(r"2025\.02-\S+", firmware.build.version or "")
+    assert set(firmware.build.tools) == {"gcc", "iasl", "ld", "nasm", "python3"}
+    [*archives] = [each for each in manifest.sources if each.source == firmware.build.source]
+    assert {each.origin["version"] for each in archives} == {firmware.build.version}
+    assert len(archives) == 2
+
+
+def test_the_default_firmware_can_be_measured_in_every_mode(sev_guest: Path) -> None:
+    facts = read_firmware(sev_guest / "firmware.fd")
+    assert not any(facts.problems.values())
+    assert facts.kernel_hashes is not None
+    assert facts.kernel_hashes.for_snp
+    assert "bios" in facts.loads_as
+
+
+def test_every_tool_that_is_asked_for_is_in_the_list_of_packages() -> None:
+    rows = (REPOSITORY / "debian-packages.txt").read_text().splitlines()
+    listed = {row.split()[1] for row in rows if row.startswith("build")}
+    known = {"binutils", "python3"}  # come with gcc and python3-venv
+    for module in (edk2, edk2_tools):
+        assert set(module.TOOLS.values()) <= listed | known
+
+
+# --- a platform of the reset vector and the first module -----------------------------------
+
+
+class Firmware:
+    """Builds platforms of Debian's edk2 with the tools of the default recipe."""
+
+    def __init__(self, folder: Path, archives: Mapping[str, Path], tools: Path):
+        self.folder = folder
+        self.archives = archives
+        self.tools = tools
+        [orig] = [path for name, path in archives.items() if ".orig." in name]
+        with tarfile.open(orig) as tar:
+            top = tar.next()
+            assert top is not None
+            self.upstream = self._read(tar, top.name.partition("/")[0])
+
+    @staticmethod
+    def _read(tar: tarfile.TarFile, top: str) -> Texts:
+        wanted = {f"{top}/{PLATFORM}{ending}" for ending in (".dsc", ".fdf")}
+        found = {}
+        for entry in tar:
+            if entry.name in wanted:
+                file = tar.extractfile(entry)
+                assert file is not None
+                found[entry.name.removeprefix(f"{top}/")] = file.read().decode()
+            if len(found) == len(wanted):
+                return found
+        raise AssertionError(f"edk2 has no {PLATFORM}")
+
+    def build(self, name: str, changed: Texts) -> Path:
+        """The output folder of a build in the folder `name`, with files of the tree changed."""
+        place = self.folder / name
+        for part in ("work", "out"):
+            (place / part).mkdir(parents=True)
+        patch = place / "tiny.patch"
+        patch.write_bytes((HEADER.format(name="Tiny") + self._diff(changed)).encode())
+        inputs = {f"source/./{file}": path for file, path in self.archives.items()}
+        inputs |= {"tools": self.tools, "patch/tiny.patch": patch}
+        params: dict[str, Json] = {
+            "trees": {".": sorted(self.archives)},
+            "series": {"name": "tiny", "patches": [["tiny.patch", 1]]},
+            "source": "edk2",
+            "platform": f"{PLATFORM}.dsc",
+            "target": "RELEASE",
+            "toolchain": "GCC5",
+            "defines": {"FD_SIZE_1MB": "TRUE"},
+            "flash_device": "OVMF",
+            "modes": ["sev"],
+            "tools": {},
+        }
+        run = SandboxRunner(
+            title="firmware",
+            work=place / "work",
+            out=place / "out",
+            inputs=inputs,
+            log=place / "log",
+            jobs=2,
+            confined=True,
+            processes=Processes(),
+            on_progress=lambda done, total, note: None,
+        )
+        stage = Stage("firmware", "edk2", 1, params, dict.fromkeys(inputs, "blob:"))
+        build_edk2(stage, inputs, place / "out", run)
+        return place / "out"
+
+    def _diff(self, changed: Texts) -> str:
+        lines: list[str] = []
+        for path, text in changed.items():
+            lines += difflib.unified_diff(
+                self.upstream[path].splitlines(keepends=True),
+                text.splitlines(keepends=True),
+                f"a/{path}",
+                f"b/{path}",
+            )
+        return "".join(lines)
+
+    def tiny(self) -> dict[str, str]:
+        """AmdSevX64 without PEI and DXE modules: compiled in seconds, and of no use."""
+        dsc, fdf = self.upstream[f"{PLATFORM}.dsc"], self.upstream[f"{PLATFORM}.fdf"]
+        components = dsc.index("  #\r\n  # PEI Phase modules\r\n")
+        settings, modules = dsc.index("[PcdsFeatureFlag]"), dsc.index("[Components]")
+        dsc = dsc[:settings] + dsc[modules:components]
+        dsc = re.sub(r"(?m)^  PREBUILD .*\r\n", "", dsc)
+        start = fdf.index("[FV.PEIFV]")
+        later = re.sub(
+            r"(?m)^(INF|APRIORI|  INF|\}|!if|!endif|!include .*(Pei|Dxe)\.).*\r\n", "", fdf[start:]
+        )
+        return {f"{PLATFORM}.dsc": dsc, f"{PLATFORM}.fdf": fdf[:start] + later}
+
+
+@pytest.fixture(scope="module")
+def firmware(
+    mirror: None,
+    sevkit: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Firmware:
+    """Builds from Debian's edk2, with the tools that the default recipe left in the store."""
+    folder = tmp_path_factory.mktemp("firmware")
+    answer = sevkit("build", "sev-guest:firmware-tools", "--ci")
+    assert answer.returncode == 0, answer.stderr
+    [place] = re.findall(r"(/\S+/data)\b", answer.stdout + answer.stderr)
+    apt = Apt(folder / "apt")
+    archives = {}
+    for pin in apt.resolve(DebSourcePackage.model_validate({"deb-src": "edk2", "suite": "trixie"})):
+        apt.fetch(pin, folder / pin.name, lambda done, total, note: None)
+        archives[pin.name] = folder / pin.name
+    return Firmware(folder, archives, Path(place))
+
+
+def test_the_same_bytes_come_from_another_folder(firmware: Firmware) -> None:
+    first = firmware.build("first", firmware.tiny())
+    second = firmware.build("a-longer/path/second", firmware.tiny())
+    for name in ("firmware.fd", "firmware.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    facts = json.loads((first / "firmware.json").read_text())
+    assert facts["build"]["series"] == "tiny"
+    assert facts["size"] == 1 << 20
+    assert facts["kernel_hashes"] is not None
+
+
+def test_a_file_that_does_not_compile_is_shown_with_the_compilers_words(
+    firmware: Firmware,
+) -> None:
+    changed = firmware.tiny()
+    changed[f"{PLATFORM}.dsc"] = changed[f"{PLATFORM}.dsc"].replace(
+        "-DMDEPKG_NDEBUG", "-DMDEPKG_NDEBUG -include no-such.h", 1
+    )
+    with pytest.raises(BuildError, match=r"fatal error: no-such\.h: No such file") as caught:
+        firmware.build("broken", changed)
+    assert caught.value.log is not None
+    assert not list((firmware.folder / "broken" / "out").iterdir())

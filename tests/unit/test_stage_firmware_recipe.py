@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe may say of firmware: taken as it is, or compiled from edk2's tree."""
+
+from pathlib import Path
+
+import pytest
+from recipe_samples import Project
+
+from sevkit.errors import HostError
+from sevkit.stages.edk2 import _folder_in
+
+TREE = 'sources.edk2 = { deb-src = "edk2", suite = "trixie" }\n'
+BUILT = TREE + '[firmware]\nsource = "edk2"\nplatform = "OvmfPkg/AmdSev/AmdSevX64.dsc"\n'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path)
+    made.write("patches/edk2-2025.02/series", "")
+    return made
+
+
+def test_firmware_is_taken_or_compiled(project: Project) -> None:
+    taken = project.child(
+        'firmware = { source = "ovmf", member = "usr/share/ovmf/OVMF.fd" }'
+    ).firmware
+    assert (taken.platform, taken.member) == (None, "usr/share/ovmf/OVMF.fd")
+    built = project.child(
+        f'{BUILT}patches = "edk2-2025.02"\ndefines = {{ FD_SIZE_1MB = "TRUE" }}\n'
+    ).firmware
+    assert built.platform == "OvmfPkg/AmdSev/AmdSevX64.dsc"
+    assert dict(built.defines) == {"FD_SIZE_1MB": "TRUE"}
+    assert (built.patches, built.target, built.toolchain) == ("edk2-2025.02", "RELEASE", "GCC5")
+    assert (built.flash_device, dict(built.submodules)) == ("OVMF", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            'firmware = { source = "ovmf", defines = { A = "1" } }',
+            "firmware.defines: goes with platform: firmware is taken as it is without one",
+        ),
+        (
+            'firmware = { source = "ovmf", patches = "edk2-2025.02" }',
+            "firmware.patches: goes with platform: firmware is taken as it is without one",
+        ),
+        (
+            BUILT + 'member = "a.fd"',
+            "firmware.member: does not go with platform: firmware is taken",
+        ),
+        (BUILT + 'patches = "edk2-2025.03"', "firmware.patches: there is no patch series"),
+        (BUILT + 'target = "Release"', 'firmware.target: "Release" is not possible: did you mean'),
+        (BUILT + 'defines = { A = "a b" }', "the value of a macro: one word, such as TRUE or 4096"),
+        (BUILT + 'defines = { "-D" = "1" }', "the name of a macro: capital letters"),
+        (BUILT + 'toolchain = "gcc"', "a tool chain tag, such as GCC5"),
+        (BUILT + 'submodules = { "a/b" = "opensssl" }', "no source is called 'opensssl'"),
+        (
+            BUILT + 'submodules = { "a" = "edk2", "a/b" = "edk2" }',
+            'firmware.submodules."a/b": lies inside a, which is another one',
+        ),
+        (BUILT.replace("AmdSevX64.dsc", "AmdSevX64"), "the path of a .dsc file in edk2's tree"),
+        (BUILT.replace("OvmfPkg", ".."), "the path of a .dsc file in edk2's tree"),
+    ],
+)
+def test_what_does_not_go_together_is_named(project: Project, text: str, problem: str) -> None:
+    assert problem in project.refusal(text)
+
+
+def test_the_path_of_the_tree_has_one_length_everywhere() -> None:
+    works = [Path("/a/work"), Path("/somewhere/else/entirely/ä/work")]
+    assert len({len(str(work / _folder_in(work)).encode()) for work in works}) == 1
+    with pytest.raises(HostError, match="SEVKIT_STORE"):
+        _folder_in(Path("/", "long" * 50))
