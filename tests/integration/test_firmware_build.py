@@ -7,6 +7,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,8 +179,9 @@ def firmware(
 
 
 def test_the_same_bytes_come_from_another_folder(firmware: Firmware) -> None:
-    first = firmware.build("first", firmware.tiny())
-    second = firmware.build("a-longer/path/second", firmware.tiny())
+    with ThreadPoolExecutor() as pool:
+        places = ("first", "a-longer/path/second")
+        first, second = pool.map(lambda name: firmware.build(name, firmware.tiny()), places)
     for name in ("firmware.fd", "firmware.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     facts = json.loads((first / "firmware.json").read_text())
