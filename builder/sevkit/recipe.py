@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from sevkit.agent_fit import NEEDS
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -66,6 +68,7 @@ _ADDRESS = r"[^\s\x00-\x1f\x7f-\x9f]+$"
 _URL = f"^https?://{_ADDRESS}"
 _GIT_URL = f"^(https?|ssh|git|file)://{_ADDRESS}"
 _PLATFORM = r"^([A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*\.dsc$"
+_LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"
 _NOT_ON_A_COMMAND_LINE = ("root", "rootfstype", "rootflags", "init", "rdinit", "initrd")
 
 
@@ -146,6 +149,12 @@ def _word(value: str) -> str:
     return value
 
 
+def _need(value: str) -> str:
+    if value not in NEEDS:
+        raise ValueError(f"is none of {', '.join(NEEDS)}")
+    return value
+
+
 def _variable_name(value: str) -> str:
     if value.lower() in _TEMPLATE_WORDS:
         raise ValueError("is a word of the template language")
@@ -167,6 +176,8 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PlatformFile = Annotated[str, Field(pattern=_PLATFORM)]
 ToolChainTag = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+Need = Annotated[str, AfterValidator(_need), WithJsonSchema({"enum": list(NEEDS)})]
+Licence = Annotated[str, Field(pattern=_LICENCE)]
 Macro = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
 MacroValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 GuestPath = Annotated[
@@ -224,6 +235,7 @@ FORMS: Mapping[str, str] = {
     _URL: "an address that starts with https:// or http://, all of it printable",
     _GIT_URL: "an address that starts with https://, ssh:// or git://, all of it printable",
     "^[A-Za-z0-9][A-Za-z0-9._-]*$": "the name of a file",
+    _LICENCE: "an SPDX licence expression, such as Apache-2.0 or MIT OR Apache-2.0",
     _PLATFORM: "the path of a .dsc file in edk2's tree, such as OvmfPkg/AmdSev/AmdSevX64.dsc",
     "^[A-Z][A-Z0-9_]*$": "a tool chain tag, such as GCC5",
     "^[A-Z][A-Z0-9_]{0,63}$": "the name of a macro: capital letters, digits, '_', at most 64",
@@ -368,8 +380,15 @@ class Agent(Part):
         str | None, Field(description="The source, of `sources`, that holds it ready made.")
     ] = None
     member: Annotated[Member | None, Field(description="The file in the source.")] = None
+    needs: Annotated[
+        tuple[Need, ...], Field(description="What the kernel must have built in for it.")
+    ] = ()
+    licence: Annotated[
+        Licence | None, Field(description="Its licence, where no file of `path` states one.")
+    ] = None
 
     def contradictions(self) -> Iterator[tuple[Dotted, str]]:
+        yield from _twice("needs", self.needs)
         if self.path is None and self.source is None:
             yield (), "needs either path (to compile) or source (to take)"
         elif self.path is not None and self.source is not None:

@@ -179,13 +179,14 @@ class Bench:
         self.made_up(
             "agent",
             {
+                "agent": b"\x7fELF",
                 "agent.json": {
                     "name": "sevkit-agent",
                     "size": 40000,
                     "sha256": "d" * 64,
                     "format": "x86-64",
                     "licence": "Apache-2.0",
-                }
+                },
             },
         )
 

@@ -30,6 +30,7 @@ _HEAD_BYTES = 4096
 def plan_agent(planner: Planner) -> Stage:
     """The agent's sources, its sysroot and the compiler; or the source that holds it ready made."""
     agent = planner.recipe.agent
+    stated: dict[str, Json] = {} if agent.licence is None else {"licence": agent.licence}
     params: dict[str, Json]
     if agent.path is not None:
         params = {
@@ -37,11 +38,12 @@ def plan_agent(planner: Planner) -> Stage:
             "compiler": planner.tool("gcc"),
             "linker": planner.tool("ld"),
             "strip": planner.tool("strip"),
+            **stated,
         }
         inputs = {"folder": planner.local(agent.path), "sysroot": planner.stage("agent-sysroot")}
         return Stage("agent", "agent", VERSION, params, inputs)
     assert agent.source is not None  # a recipe has one or the other
-    params = {"source": agent.source, "member": agent.member}
+    params = {"source": agent.source, "member": agent.member, **stated}
     return Stage("agent", "agent", VERSION, params, {"source": planner.source(agent.source)})
 
 
@@ -66,7 +68,7 @@ def build_agent(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "format": _format(data, title),
-        "licence": licence,
+        "licence": stage.params.get("licence", licence),
     }
     (out / "agent.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 

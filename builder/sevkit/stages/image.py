@@ -15,7 +15,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from sevkit import requirements
+from sevkit.agent_fit import check_early, check_fit
 from sevkit.errors import BuildError, RecipeError
+from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
 from sevkit.manifest_shape import MANIFEST_VERSION, Constraints, Manifest
 from sevkit.ovmf import Mode
@@ -57,8 +59,20 @@ def plan_image(planner: Planner) -> Stage:
         "sources": [*planner.provenance(), *_local_sources(planner)],
         "toolchain": {tool: planner.tool(tool) for tool in _TOOLS},
     }
+    if recipe.agent.needs:
+        check_early(recipe.agent.needs, _forbidden(planner))
+        params["agent_needs"] = list(recipe.agent.needs)
     inputs = {name: planner.stage(name) for name in ("kernel", "initramfs", "agent", "firmware")}
     return Stage("image", "image", VERSION, params, inputs)
+
+
+def _forbidden(planner: Planner) -> dict[str, str]:
+    """The symbols that the recipe's fragments end up forbidding, and where each says so."""
+    names = planner.recipe.kernel.configs
+    merged = merge([parse_fragment(planner.fragment(name), f"{name}.config") for name in names])
+    return {
+        symbol: demand.where for symbol, demand in merged.demands.items() if demand.value == "n"
+    }
 
 
 def _local_sources(planner: Planner) -> Iterator[Mapping[str, Json]]:
@@ -88,13 +102,20 @@ def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
     """Write the files of an image, manifest.json and SHA256SUMS, and check them once more.
 
     Raises `BuildError` when a stage left out a fact or says something else than its files,
-    `RecipeError` when the image can be launched in none of the modes that the recipe asks for.
+    `RecipeError` when the image can be launched in none of the modes that the recipe asks for, or
+    the kernel lacks what the agent needs.
     """
     facts = _Facts(inputs)
     for role, (source, name) in _FILES.items():
         if role != "initramfs" or not facts.is_builtin:
             shutil.copyfile(inputs[source] / name, out / name)
     facts.check(out)
+    params: Mapping[str, Any] = stage.params
+    check_fit(
+        params.get("agent_needs", ()),
+        (inputs["agent"] / "agent").read_bytes(),
+        (out / "config").read_text(encoding="utf-8"),
+    )
     manifest = _manifest(stage, facts, out)
     if not manifest.possible_modes:
         raise RecipeError(
