@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a recipe may say of firmware: taken as it is, or compiled from edk2's tree."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from recipe_samples import Project
 from sevkit.errors import HostError
 from sevkit.stages.edk2 import _folder_in
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 TREE = 'sources.edk2 = { deb-src = "edk2", suite = "trixie" }\n'
 BUILT = TREE + '[firmware]\nsource = "edk2"\nplatform = "OvmfPkg/AmdSev/AmdSevX64.dsc"\n'
 
@@ -72,3 +74,12 @@ def test_the_path_of_the_tree_has_one_length_everywhere() -> None:
     assert len({len(str(work / _folder_in(work)).encode()) for work in works}) == 1
     with pytest.raises(HostError, match="SEVKIT_STORE"):
         _folder_in(Path("/", "long" * 50))
+
+
+BLOCKS = re.findall(r"```toml\n(.*?)```", (DOCS / "firmware.md").read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_an_example_of_the_page_on_firmware_loads(project: Project, number: int) -> None:
+    assert len(BLOCKS) == 3
+    assert project.child(BLOCKS[number]).firmware.source in ("edk2", "ovmf")
