@@ -12,6 +12,7 @@ SCRIPTS = (
     "initramfs_assembly.py",
     "boot.py",
     "containers.py",
+    "firmware.py",
     "build.py",
 )
 
