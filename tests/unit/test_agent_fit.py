@@ -12,8 +12,12 @@ from sevkit.errors import RecipeError
 from sevkit.kconfig.fragment import parse_fragment
 from sevkit.stages.image import plan_image
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-agent.md"
 FRAGMENTS = Path(__file__).resolve().parents[2] / "kernel-configs"
 KATA = b"\x7fELF...kata-agent\0.../run/kata-containers/shared..."
+
+
+HAS = ("DEVTMPFS", "VSOCKETS", "VIRTIO_VSOCKETS")
 
 
 def config_with(*symbols: str) -> str:
@@ -136,3 +140,11 @@ def test_no_shipped_fragment_forbids_what_our_agent_and_kata_s_need() -> None:
     for symbol in ("PROC_FS", "OVERLAY_FS", "VIRTIO_VSOCKETS", "UNIX98_PTYS", "MEMCG"):
         assert said[symbol] == "y"
     assert not [s for need in KNOWN[0].needs for s in NEEDS[need] if said.get(s) == "n"]
+
+
+def test_the_page_names_every_need_and_shows_the_error_as_it_is() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [need for need in NEEDS if f"`{need}`" not in text] == []
+    with pytest.raises(RecipeError) as caught:
+        check_fit(["devtmpfs", "vsock", "ext4"], b"", config_with(*HAS))
+    assert f"```text\nsevkit: error: {caught.value}\n```" in text

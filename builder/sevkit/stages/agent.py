@@ -12,8 +12,9 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sevkit.archive import extract_member
 from sevkit.elf import X86_64, Elf, is_elf
@@ -43,7 +44,9 @@ def plan_agent(planner: Planner) -> Stage:
         inputs = {"folder": planner.local(agent.path), "sysroot": planner.stage("agent-sysroot")}
         return Stage("agent", "agent", VERSION, params, inputs)
     assert agent.source is not None  # a recipe has one or the other
-    params = {"source": agent.source, "member": agent.member, **stated}
+    outer = getattr(planner.recipe.sources[agent.source], "member", None)
+    members = [member for member in (outer, agent.member) if member is not None]
+    params = {"source": agent.source, "members": members, **stated}
     return Stage("agent", "agent", VERSION, params, {"source": planner.source(agent.source)})
 
 
@@ -58,9 +61,9 @@ def build_agent(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
         _compile(binary, inputs["folder"], inputs["sysroot"] / "root", program, run)
         title, licence = binary, _stated_licences(inputs["folder"])
     else:
-        member = stage.params["member"]
-        _take(inputs["source"], None if member is None else str(member), program, run)
-        title, licence = f"{stage.params['source']}{f': {member}' if member else ''}", None
+        params: Mapping[str, Any] = stage.params
+        _take(inputs["source"], params["members"], program, run.work)
+        title, licence = ": ".join([params["source"], *params["members"][-1:]]), None
     program.chmod(0o755)
     data = program.read_bytes()
     description = {
@@ -104,20 +107,23 @@ def _make_writable(folder: Path) -> None:
             path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o600))
 
 
-def _take(source: Path, member: str | None, program: Path, run: Runner) -> None:
-    if source.is_dir():
-        if member is None:
-            raise BuildError(
-                "the agent's source is a folder", hint="say which file of it in agent.member"
-            )
-        found = (source / member).resolve()
-        if not found.is_relative_to(source.resolve()) or not found.is_file():
-            raise BuildError(f"the agent's source has no file {member}")
-        shutil.copyfile(found, program)
-    elif member is None:
-        shutil.copyfile(source, program)
-    else:
-        extract_member(source, member, program)
+def _take(source: Path, members: Sequence[str], program: Path, work: Path) -> None:
+    """Copy what `members` name, each a file in the folder or archive that the last one is."""
+    place = source
+    for number, member in enumerate(members):
+        if place.is_dir():
+            found = (place / member).resolve()
+            if not found.is_relative_to(place.resolve()) or not found.is_file():
+                raise BuildError(f"the agent's source has no file {member}")
+        else:
+            found = work / f"member-{number}"
+            extract_member(place, member, found)
+        place = found
+    if place.is_dir():
+        raise BuildError(
+            "the agent's source is a folder", hint="say which file of it in agent.member"
+        )
+    shutil.copyfile(place, program)
 
 
 def _format(data: bytes, title: str) -> str:
