@@ -22,7 +22,7 @@ from sevkit.recipe import (
     Source,
 )
 from sevkit.sandbox import ENVIRONMENT
-from sevkit.sources.pins import DebGroup, Pin
+from sevkit.sources.pins import DebGroup, Pin, without_credentials
 from sevkit.stage import Json, Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
 from sevkit.stages.edk2 import plan_edk2
@@ -169,7 +169,7 @@ class _Planner:
                     "reference": pin.reference,
                     "name": pin.name,
                     "size": pin.size,
-                    "origin": dict(pin.origin),
+                    "origin": without_credentials(pin.origin),
                 }
                 for pin in sorted(self.pins[request], key=lambda pin: pin.name)
             ]

@@ -112,3 +112,23 @@ def test_changes_between_two_records_are_told_by_path() -> None:
         "params.a: 1 → 2",
         "params.b.1: gone, was 2",
     ]
+
+
+@pytest.mark.usefixtures("tools")
+def test_no_password_of_a_source_reaches_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "own.toml").write_text(
+        'schema = 1\nextends = "sev-guest"\nname = "own"\n'
+        f'[sources.mine]\nurl = "https://me:secret@a.example/agent"\nsha256 = "{"1" * 64}"\n'
+        '[agent]\nsource = "mine"\n'
+    )
+    library = Library.of(tmp_path)
+    recipe = load("own", {}, library)
+    pins = fake_pins(requests(recipe))
+    origin = {"kind": "url", "url": "https://me:secret@a.example/agent"}
+    pin = Pin(f"blob:{'1' * 64}", "agent", None, origin)
+    plan = make_plan(recipe, library, {**pins, "mine": [pin]})
+    records = json.dumps([stage.record() for stage in plan.stages])
+    assert "https://a.example/agent" in records
+    assert "secret" not in records
+    assert plan.pins[pin.reference].origin == origin

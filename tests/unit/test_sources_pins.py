@@ -10,6 +10,7 @@ import pytest
 
 from sevkit.recipe import DebSource, GitSource, UrlSource
 from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve
+from sevkit.sources.pins import without_credentials
 
 ORIGIN = {"kind": "deb", "package": "crun", "version": "1.8", "path": "pool/main/c/crun/x.deb"}
 PIN = Pin("blob:" + "ab" * 32, "crun_1.8_amd64.deb", 289288, ORIGIN)
@@ -118,3 +119,22 @@ def test_every_path_that_was_looked_at_is_observed(memory: PinMemory) -> None:
     memory.recall(REQUEST)
     memory.remember(REQUEST, [PIN])
     assert memory.observed == set(memory.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("https://me:secret@a.example/x", "https://a.example/x"),
+        ("https://token@a.example/x", "https://a.example/x"),
+        ("https://a:b@c@a.example:8443/x", "https://a.example:8443/x"),
+        ("ssh://git:secret@a.example/x", "ssh://git@a.example/x"),
+        ("ssh://git@a.example:22/x", "ssh://git@a.example:22/x"),
+        ("https://a.example/x@2?to=me@b", "https://a.example/x@2?to=me@b"),
+        (
+            "https://me:s@a.example/x\nhttps://b.example/x",
+            "https://a.example/x\nhttps://b.example/x",
+        ),
+    ],
+)
+def test_credentials_stay_out_of_what_is_published(asked: str, shown: str) -> None:
+    assert without_credentials({"kind": "url", "url": asked}) == {"kind": "url", "url": shown}

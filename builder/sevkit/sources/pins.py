@@ -53,6 +53,21 @@ class Pin:
     origin: Mapping[str, str]
 
 
+def without_credentials(origin: Mapping[str, str]) -> dict[str, str]:
+    """`origin` as it may be published: addresses without passwords and tokens.
+
+    The user of an ssh address is part of the place (RFC 3986, 3.2.1) and stays.
+    """
+    shown = {
+        key: re.sub(r"(?m)^(https?://|git://)[^/?#\n]*@", r"\1", text)
+        for key, text in origin.items()
+    }
+    return {
+        key: re.sub(r"(?m)^(ssh://[^/?#:\n]*):[^/?#\n]*@", r"\1@", text)
+        for key, text in shown.items()
+    }
+
+
 def url_pin(source: UrlSource) -> Pin:
     """The pin of a file by URL: the recipe has its digest."""
     name = source.url[0].partition("?")[0].rstrip("/").rpartition("/")[2] or "download"
