@@ -19,6 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.errors import ImageError
+from sevkit.guest.container import run_container
+from sevkit.guest.running import Streams
+from sevkit.guest.session import Session
+from sevkit.guest.workload import prepare
+from sevkit.oci_config import Overrides
+
 pytestmark = [pytest.mark.boots, pytest.mark.network]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -162,6 +169,44 @@ def test_a_container_gets_input_variables_limits_and_says_what_happened_as_json(
     manifest = json.loads((sev_guest / "manifest.json").read_text())
     assert record["cmdline"].startswith(manifest["cmdline"])
     assert all(device["access_platform"] for device in record["reports"][1]["virtio"])
+
+
+def test_a_sealed_guest_runs_what_its_image_says_and_nothing_else(
+    sevkit: Sevkit, sev_guest: Path, archive: Path
+) -> None:
+    place = [sev_guest, f"docker-archive:{archive}"]
+    result = sevkit("run", "--sealed", "--json", *place, timeout=300)
+    assert (result.returncode, result.stdout) == (0, "default\n"), result.stderr
+    record = json.loads(result.stderr[result.stderr.index("\n{") :])
+    assert "dm-mod.create=" in record["cmdline"]
+    assert record["cmdline"].endswith(" sevkit.sealed")
+    assert record["reports"][0]["sealed"] is True
+    for more in (["-e", "A=1", *place], [*place, "--", "id"]):
+        refused = sevkit("run", "--sealed", *more)
+        assert refused.returncode == 2
+        assert "the image alone says what runs" in refused.stderr
+
+
+def test_one_changed_byte_of_a_workload_is_refused_by_the_guest(
+    sev_guest: Path, archive: Path, tmp_path: Path
+) -> None:
+    """The good image runs in the tests above; here a byte of its busybox differs."""
+    wishes = Overrides(argv=["cat", "/bin/busybox"])
+    with prepare(f"docker-archive:{archive}", wishes) as workload:
+        assert workload.image is not None
+        data = bytearray(workload.image.read_bytes())
+        place = data.index(b"BusyBox is copyrighted")
+        data[place] ^= 1
+        workload.image.write_bytes(data)
+        session = Session.of_image(
+            sev_guest,
+            cache=tmp_path,
+            disk=workload.image,
+            more_cmdline=workload.cmdline,
+        )
+        with pytest.raises(ImageError, match="kernel panicked") as caught:
+            run_container(session, Streams(), config=workload.config)
+    assert "dm-verity device corrupted" in caught.value.why
 
 
 def test_a_shell_on_a_terminal(sev_guest: Path, busybox_root: Path, tmp_path: Path) -> None:

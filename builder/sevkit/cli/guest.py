@@ -43,6 +43,9 @@ ACCEL = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The same as dir:FOLDER in ROOTFS's place (read-only 9p, for development).",
 )
+@click.option(
+    "--sealed", is_flag=True, help="Run what the image says; the guest takes no other orders."
+)
 @ACCEL
 @click.option("--json", "as_json", is_flag=True, help="What happened as JSON, on stderr.")
 @click.pass_obj
@@ -61,6 +64,7 @@ def run(
     cpus: float | None,
     guest_memory: str | None,
     rootfs: Path | None,
+    sealed: bool,
     accel: "Accelerator | None",
     as_json: bool,
 ) -> int:
@@ -100,7 +104,7 @@ def run(
     )
     folder = find_image(image, place.output)
     cache = default_root(os.environ)
-    with prepare(root, overrides) as workload:
+    with prepare(root, overrides, sealed=sealed) as workload:
         session = Session.of_image(
             folder,
             memory=guest_memory,
@@ -209,15 +213,15 @@ def verify_report(
 
 
 def _snp_launches(manifest: "Manifest", path: Path) -> list[tuple[str, str]]:
-    """What is launched, and its digest, for each SNP launch that the manifest measures."""
+    """What is launched, and its digest, for each SNP launch of which that covers the kernel."""
     rows = [
         (f"{row['cpu']}, {row['vcpus']} vCPUs", row["digest"])
         for row in manifest.model_dump().get("measurements", ())
-        if row["mode"] == "sev-snp"
+        if row["mode"] == "sev-snp" and row["covers"] == "kernel"
     ]
     if not rows:
         raise ImageError(
-            f"{path} lists no launch digest for sev-snp",
+            f"{path} lists no launch digest for sev-snp that covers the kernel",
             hint="give the digest that you expect: --measurement HEX",
         )
     return rows

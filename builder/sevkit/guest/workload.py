@@ -15,7 +15,7 @@ from sevkit.errors import RecipeError
 from sevkit.oci_config import Accounts, Overrides, runtime_config
 from sevkit.oci_image import find_image
 from sevkit.stage import Json
-from sevkit.workload import make
+from sevkit.workload import SEALED, make
 
 _KINDS = ("docker-archive", "oci", "dir")
 
@@ -39,8 +39,10 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def prepare(name: str, overrides: Overrides) -> Iterator[Prepared]:
+def prepare(name: str, overrides: Overrides, *, sealed: bool = False) -> Iterator[Prepared]:
     """Make the root file system called `name` ready; it stays so for the `with` block.
+
+    `sealed`: what the image itself says runs, and the guest takes nothing else from its host.
 
     Raises `RecipeError` for a name that is none and for a configuration that can't be made,
     `SourceError` for an image that is damaged.
@@ -50,6 +52,12 @@ def prepare(name: str, overrides: Overrides) -> Iterator[Prepared]:
         raise RecipeError(
             f"'{name}' names no root file system",
             hint="docker-archive:FILE, oci:FOLDER, or dir:FOLDER",
+        )
+    if sealed and (kind == "dir" or overrides != Overrides()):
+        raise RecipeError(
+            "--sealed: the image alone says what runs, and is measured",
+            why="a folder, a command and flags of the container would come from the host",
+            hint="leave them out, or put them into the image's configuration",
         )
     if kind == "dir":
         folder = Path(place).absolute()
@@ -66,8 +74,8 @@ def prepare(name: str, overrides: Overrides) -> Iterator[Prepared]:
         yield Prepared(
             name,
             image=file,
-            cmdline=made.verity.kernel_word(),
-            config=runtime_config(image.config, overrides, made.accounts),
+            cmdline=made.verity.kernel_word() + (f" {SEALED}" if sealed else ""),
+            config=None if sealed else runtime_config(image.config, overrides, made.accounts),
         )
 
 
