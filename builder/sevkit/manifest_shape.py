@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sevkit.measure import Covers, Init, Vmm
 from sevkit.ovmf import Loader, Mode
 
 MANIFEST_VERSION = 1
@@ -219,6 +220,37 @@ class Launch(Part):
     modes: Mapping[Mode, ModeFacts]
     vcpus: tuple[Annotated[int, Field(ge=1)], ...]
     cpus: tuple[str, ...]
+    guest_features: Annotated[
+        tuple[int, ...], Field(description="SEV_FEATURES of an SNP launch, bit 0 included.")
+    ]
+    vmms: Annotated[tuple[Vmm, ...], Field(description="Whose virtual machine monitors.")]
+
+
+class Measurement(Part):
+    """A launch, and what the secure processor will say of it."""
+
+    mode: Mode
+    vcpus: Annotated[int | None, Field(description="Null: the digest does not depend on it.")]
+    cpu: Annotated[str | None, Field(description="Null: the digest does not depend on it.")]
+    guest_features: Annotated[int | None, Field(description="SEV_FEATURES; null for sev.")]
+    vmm: Vmm
+    init: Annotated[Init | None, Field(description="How QEMU made the guest; null but for sev-es.")]
+    covers: Annotated[
+        Covers,
+        Field(
+            description="kernel: firmware, kernel, initramfs and command line. firmware: no more "
+            "than that, any kernel has this digest. kernel-unchecked: the firmware was not shown "
+            "to compare the hashes that are measured with what it starts."
+        ),
+    ]
+    digest: Annotated[
+        str,
+        Field(
+            pattern=r"^([0-9a-f]{64}|[0-9a-f]{96})$",
+            description="sev, sev-es: the launch measurement before its HMAC, SHA-256. sev-snp: "
+            "the launch digest, SHA-384.",
+        ),
+    ]
 
 
 class Virtio(Part):
@@ -295,6 +327,10 @@ class Manifest(Part):
     sources: tuple[Source, ...]
     toolchain: Annotated[Mapping[str, str], Field(description="Tool → what its --version says.")]
     launch: Launch
+    measurements: Annotated[
+        tuple[Measurement, ...],
+        Field(description="For `cmdline` as it is, of each mode that is asked and possible."),
+    ]
     constraints: Constraints
     memory: Memory
 

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sevkit.agent_fit import NEEDS
+from sevkit.measure import COMMAND_LINE_BYTES, Cpu, Vmm
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,29 +33,6 @@ V = TypeVar("V")
 Dotted = tuple[str, ...]
 Mode = Literal["sev", "sev-es", "sev-snp"]
 Compression = Literal["zstd", "lz4", "gzip", "xz", "none"]
-Cpu = Literal[
-    "EPYC",
-    "EPYC-v1",
-    "EPYC-v2",
-    "EPYC-v3",
-    "EPYC-v4",
-    "EPYC-IBPB",
-    "EPYC-Rome",
-    "EPYC-Rome-v1",
-    "EPYC-Rome-v2",
-    "EPYC-Rome-v3",
-    "EPYC-Milan",
-    "EPYC-Milan-v1",
-    "EPYC-Milan-v2",
-    "EPYC-Genoa",
-    "EPYC-Genoa-v1",
-    "EPYC-Turin",
-]
-"""The CPU models that QEMU and sev-snp-measure (0.0.13) both know."""
-
-COMMAND_LINE_BYTES = 2047
-"""arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE is 2048, its NUL included."""
-
 LIST_LENGTH = 64
 """Of fragments, modes, numbers of CPUs and CPU models."""
 
@@ -138,6 +116,12 @@ def _member(value: str) -> str:
     return plain
 
 
+def _guest_features(value: int) -> int:
+    if not value & 1:
+        raise ValueError("must have bit 0 (SNPActive) set: 1, or 33 with DebugSwap")
+    return value
+
+
 def _word(value: str) -> str:
     """A token of the kernel command line, as next_arg() in lib/cmdline.c takes them apart."""
     if not value or not value.isascii() or not value.isprintable():
@@ -190,6 +174,11 @@ Member = Annotated[
 ]
 Word = Annotated[
     str, AfterValidator(_word), WithJsonSchema({"type": "string", "pattern": r"^[ -~]+$"})
+]
+GuestFeatures = Annotated[
+    int,
+    AfterValidator(_guest_features),
+    Field(ge=1, le=(1 << 63) - 1),
 ]
 Size = Annotated[
     int,
@@ -507,11 +496,25 @@ class Launch(Part):
         tuple[Cpu, ...],
         Field(min_length=1, max_length=LIST_LENGTH, description="QEMU's CPU models."),
     ] = ("EPYC-Milan",)
+    guest_features: Annotated[
+        tuple[GuestFeatures, ...],
+        Field(
+            min_length=1,
+            max_length=LIST_LENGTH,
+            description="SEV_FEATURES of an SNP launch: 1, or 33 with DebugSwap.",
+        ),
+    ] = (1,)
+    vmms: Annotated[
+        tuple[Vmm, ...],
+        Field(min_length=1, description="Virtual machine monitors; ec2 and gce know only sev-snp."),
+    ] = ("qemu",)
 
     def contradictions(self) -> Iterator[tuple[Dotted, str]]:
         yield from _twice("modes", self.modes)
         yield from _twice("vcpus", self.vcpus)
         yield from _twice("cpus", self.cpus)
+        yield from _twice("guest_features", self.guest_features)
+        yield from _twice("vmms", self.vmms)
 
 
 class Recipe(Part):

@@ -17,6 +17,7 @@ CRAFTS = {
     "hash_table",
     "kconfig",
     "loader",
+    "measure",
     "ovmf",
     "patches",
 }

@@ -19,13 +19,14 @@ from sevkit.agent_fit import check_early, check_fit
 from sevkit.errors import BuildError, RecipeError
 from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
-from sevkit.manifest_shape import MANIFEST_VERSION, Constraints, Manifest
+from sevkit.manifest_shape import MANIFEST_VERSION, Constraints, Manifest, Measurement
+from sevkit.measured_image import measure_image
 from sevkit.ovmf import Mode
 from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 1
+VERSION = 2
 
 BUILD_ID_DIGITS = 12
 
@@ -55,6 +56,8 @@ def plan_image(planner: Planner) -> Stage:
             "modes": list(recipe.launch.modes),
             "vcpus": list(recipe.launch.vcpus),
             "cpus": list(recipe.launch.cpus),
+            "guest_features": list(recipe.launch.guest_features),
+            "vmms": list(recipe.launch.vmms),
         },
         "sources": [*planner.provenance(), *_local_sources(planner)],
         "toolchain": {tool: planner.tool(tool) for tool in _TOOLS},
@@ -123,7 +126,7 @@ def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
             why="\n".join(manifest.remarks()),
             hint="name another kernel, other firmware, or other modes",
         )
-    (out / MANIFEST).write_text(text_of(manifest), encoding="utf-8")
+    (out / MANIFEST).write_text(text_of(_measured(manifest, out)), encoding="utf-8")
     write_sums(out)
     differences = verify(out)
     if differences:
@@ -217,8 +220,9 @@ def _manifest(stage: Stage, facts: _Facts, out: Path) -> Manifest:
         "launch": {
             "modes": _modes(params["launch"]["modes"], facts, out),
             "vcpus": params["launch"]["vcpus"],
-            "cpus": params["launch"]["cpus"],
+            **{key: params["launch"][key] for key in ("cpus", "guest_features", "vmms")},
         },
+        "measurements": [],
         "constraints": Constraints().model_dump(),
         "memory": _memory(params["cmdline"], facts, out),
     }
@@ -228,6 +232,11 @@ def _manifest(stage: Stage, facts: _Facts, out: Path) -> Manifest:
         raise BuildError(
             "the facts of the stages do not make a manifest", why=explained(error)
         ) from error
+
+
+def _measured(manifest: Manifest, out: Path) -> Manifest:
+    rows = [Measurement(**row.record()) for row in measure_image(out, manifest)]
+    return manifest.model_copy(update={"measurements": tuple(rows)})
 
 
 def _modes(asked: list[str], facts: _Facts, out: Path) -> dict[str, Any]:
