@@ -158,6 +158,91 @@ def minimum_mib(contents: Contents, swiotlb: Swiotlb) -> int:
     return memory
 
 
+@dataclass(frozen=True)
+class DeviceNeed:
+    """Bounce buffers without which a virtio device makes no progress: rows of `DEVICE_NEEDS`.
+
+    `fixed_bytes` is taken for good once the driver has filled its queues; `per_vcpu_bytes` is one
+    request of the largest size for each queue or task that waits for it.
+    """
+
+    fixed_bytes: int
+    per_vcpu_bytes: int
+
+    def bytes_for(self, vcpus: int) -> int:
+        """What one such device needs in a guest of `vcpus`."""
+        return self.fixed_bytes + vcpus * self.per_vcpu_bytes
+
+
+_PAGE = 4096
+DEVICE_NEEDS: Mapping[str, DeviceNeed] = MappingProxyType(
+    {
+        # drivers/char/virtio_console.c: fill_queue() puts a page into each place of a receive
+        # queue; QEMU's hw/char/virtio-serial-bus.c: 128 places a port, 32 for control.
+        "serial-bus": DeviceNeed(32 * _PAGE, 0),
+        "serial-port": DeviceNeed(128 * _PAGE, _PAGE),
+        # block/blk-settings.c: BLK_DEF_MAX_SECTORS_CAP, 1280 KiB a request; QEMU's
+        # hw/block/virtio-blk.c: VIRTIO_BLK_AUTO_NUM_QUEUES, a queue a vCPU.
+        "disk": DeviceNeed(0, 1280 << 10),
+        # net/9p/trans_virtio.c: maxsize, 128 pages and some; a task waits for its one request.
+        "share": DeviceNeed(0, 512 << 10),
+        # net/vmw_vsock/virtio_transport.c: virtio_vsock_rx_fill(), 128 places of 4 KiB, and 8
+        # events; include/linux/virtio_vsock.h: 64 KiB a packet.
+        "vsock": DeviceNeed(128 * _PAGE + 8 * SLOT_BYTES, 64 << 10),
+    }
+)
+"""Device → what it needs of the bounce buffers."""
+
+BOOT_DEVICES: Mapping[str, int] = MappingProxyType({"serial-bus": 1, "serial-port": 2})
+"""What every guest has: the bus, the agent's port, and one that may be the console."""
+
+
+def bounce_bytes(devices: Mapping[str, int], vcpus: int) -> int:
+    """Bounce buffers for as many of each device as `devices` says, in bytes."""
+    return sum(DEVICE_NEEDS[name].bytes_for(vcpus) * count for name, count in devices.items())
+
+
+LOW_MIB = 2048
+LOW_LIMIT_MIB = 2816
+"""QEMU's hw/i386/pc_q35.c: with 2.75 GiB and more, all above 2 GiB is moved beyond 4 GiB."""
+
+
+def launch_problems(
+    minimum: int,
+    swiotlb: Swiotlb,
+    *,
+    memory_mib: int,
+    vcpus: int,
+    devices: Mapping[str, int],
+) -> list[str]:
+    """Why a guest of this size can't come up or can't reach its devices, a line each.
+
+    `minimum` is the manifest's: below it the initramfs does not unpack. `devices` counts those of
+    `DEVICE_NEEDS`. Bounce buffers lie in low memory (kernel/dma/swiotlb.c: swiotlb_init_remap()
+    without SWIOTLB_ANY), which kernel and initramfs share with them.
+    """
+    problems = []
+    if memory_mib < minimum:
+        problems.append(
+            f"{memory_mib} MiB is too little: the initramfs unpacks and the agent runs from "
+            f"{minimum} MiB on"
+        )
+    low = memory_mib if memory_mib < LOW_LIMIT_MIB else LOW_MIB
+    pool = swiotlb.mib(memory_mib)
+    if pool >= low:
+        problems.append(
+            f"bounce buffers of {pool} MiB do not fit into {low} MiB of memory below 4 GiB"
+        )
+    needed = bounce_bytes(devices, vcpus)
+    if needed > pool * MIB:
+        listed = ", ".join(f"{count} {name}" for name, count in devices.items() if count)
+        problems.append(
+            f"bounce buffers of {pool} MiB are too few for {listed} with {vcpus} vCPUs, which "
+            f"need {-(-needed // MIB)} MiB"
+        )
+    return problems
+
+
 def default_mib(minimum: int) -> int:
     """The memory to take when nobody says: the minimum and room for a workload, at least 512."""
     return max(DEFAULT_LEAST_MIB, -(-(minimum + WORKLOAD_MIB) // 128) * 128)

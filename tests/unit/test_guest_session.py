@@ -92,7 +92,10 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
             },
             "vcpus": (2, 4),
             "cpus": ("EPYC-Milan", "EPYC-Genoa"),
+            "guest_features": (1,),
+            "vmms": ("qemu",),
         },
+        "measurements": (),
         "constraints": {},
         "memory": {
             "minimum_mib": 200,

@@ -5,7 +5,9 @@ common.py   the top command, flags of every build, the project a verb works on
 build.py    build, list, check, fetch, update, show, clean
 image.py    why, verify, schema, boot
 guest.py    run, probe
+export.py   export, doctor
 kernel.py   kconfig why, menuconfig
+measure.py  measure, diff
 """
 
 import os
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 
 import click
 
-from sevkit.cli import build, guest, image, kernel  # noqa: F401  (they register their verbs)
+from sevkit.cli import build, export, guest, image, kernel, measure  # noqa: F401
 from sevkit.cli.common import main
 from sevkit.errors import SevkitError
 

@@ -87,21 +87,9 @@ def qemu_argv(
 
     Without `agent_fd` the guest has no agent's port. `rootfs` is shared read-only.
     """
-    argv = [str(qemu.path), "-name", "sevkit", "-nodefaults", "-no-user-config", "-no-reboot"]
-    argv += ["-display", "none", "-monitor", "none"]
-    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    argv += _machine(launch, spec)
-    argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.vcpus)]
-    argv += ["-kernel", str(spec.kernel), "-append", spec.cmdline]
-    if spec.initramfs is not None:
-        argv += ["-initrd", str(spec.initramfs)]
-    argv += ["-chardev", f"socket,id=console,fd={console_fd},mux=on", "-serial", "chardev:console"]
-    argv += ["-device", f"virtio-serial-pci,id=ports,max_ports=4,{_VIRTIO}"]
-    if _console_is_virtio(spec.cmdline):
-        argv += ["-device", "virtconsole,bus=ports.0,chardev=console"]
-    if agent_fd is not None:
-        argv += ["-chardev", f"socket,id=agent,fd={agent_fd}"]
-        argv += ["-device", f"virtserialport,bus=ports.0,chardev=agent,name={PORT_NAME}"]
+    tty = f"socket,id=console,fd={console_fd},mux=on"
+    port = None if agent_fd is None else f"socket,id=agent,fd={agent_fd}"
+    argv = [str(qemu.path), *guest_argv(launch, spec, console=tty, agent=port)]
     if rootfs is not None:
         options = "security_model=none,readonly=on,multidevs=remap"
         argv += ["-fsdev", f"local,id=rootfs,path={_quoted(rootfs)},{options}"]
@@ -113,6 +101,30 @@ def qemu_argv(
     return [*argv, *extra_args]
 
 
+def guest_argv(launch: Launch, spec: GuestSpec, *, console: str, agent: str | None) -> list[str]:
+    """The arguments that make the guest, without QEMU itself, shares and disks.
+
+    `console` and `agent` are options of -chardev with the ids ``console`` and ``agent``; the former
+    says ``mux=on``, as serial line and virtio console share it.
+    """
+    argv = ["-name", "sevkit", "-nodefaults", "-no-user-config", "-no-reboot"]
+    argv += ["-display", "none", "-monitor", "none"]
+    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += _machine(launch, spec)
+    argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.vcpus)]
+    argv += ["-kernel", str(spec.kernel), "-append", spec.cmdline]
+    if spec.initramfs is not None:
+        argv += ["-initrd", str(spec.initramfs)]
+    argv += ["-chardev", console, "-serial", "chardev:console"]
+    argv += ["-device", f"virtio-serial-pci,id=ports,max_ports=4,{_VIRTIO}"]
+    if console_is_virtio(spec.cmdline):
+        argv += ["-device", "virtconsole,bus=ports.0,chardev=console"]
+    if agent is not None:
+        argv += ["-chardev", agent]
+        argv += ["-device", f"virtserialport,bus=ports.0,chardev=agent,name={PORT_NAME}"]
+    return argv
+
+
 def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
     if not launch.is_sev:
         cpu = "host" if launch.accelerator == "kvm" else "max"
@@ -120,7 +132,7 @@ def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
         if spec.firmware is None:
             return argv
         argv += _firmware(spec.firmware, in_flash=spec.firmware_is_flash)
-        return argv if spec.hashes_at is None else argv + _in_memory(spec.hashes_at, spec.hashes)
+        return argv if spec.hashes_at is None else argv + in_memory(spec.hashes_at, spec.hashes)
     if spec.firmware is None:
         raise HostError(f"{launch.accelerator} needs firmware, and the image has none")
     is_snp = launch.accelerator == "sev-snp"
@@ -140,7 +152,7 @@ def _firmware(path: Path, *, in_flash: bool) -> list[str]:
     return ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(path)}"]
 
 
-def _in_memory(address: int, data: bytes) -> list[str]:
+def in_memory(address: int, data: bytes) -> list[str]:
     """Put `data` into guest memory at every reset (docs/system/generic-loader.rst of QEMU)."""
     argv = []
     for offset in range(0, len(data), 8):
@@ -149,7 +161,7 @@ def _in_memory(address: int, data: bytes) -> list[str]:
     return argv
 
 
-def _console_is_virtio(cmdline: str) -> bool:
+def console_is_virtio(cmdline: str) -> bool:
     """Whether hvc0 is the only console: both would print every line twice."""
     consoles = [word for word in cmdline.split() if word.startswith("console=")]
     return bool(consoles) and all(word.startswith("console=hvc0") for word in consoles)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from sevkit.errors import ImageError
+from sevkit.errors import ImageError, RecipeError
 from sevkit.guest.boot import Outcome, Setting, boot, booted, limits_for, watch
 from sevkit.guest.conversation import Report
 from sevkit.guest.launch import Accelerator, choose, find_qemu
@@ -20,6 +20,7 @@ from sevkit.guest.report import report_lines
 from sevkit.guest.running import Guest
 from sevkit.hash_table import hash_table, patched_kernel
 from sevkit.manifest import Manifest, Role, load
+from sevkit.requirements import BOOT_DEVICES, Swiotlb, launch_problems
 
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
 
@@ -62,6 +63,7 @@ class Session:
             memory=memory,
             room_for_bytes=room_for_bytes,
             more_cmdline=more_cmdline,
+            devices={**BOOT_DEVICES, "share": rootfs is not None, "disk": disk is not None},
         )
         spec = replace(spec, disk=disk)
         qemu = find_qemu()
@@ -146,13 +148,16 @@ def spec_of(
     memory: str | None = None,
     room_for_bytes: int = 0,
     more_cmdline: str = "",
+    vcpus: int | None = None,
+    devices: Mapping[str, int] = BOOT_DEVICES,
 ) -> GuestSpec:
     """What the manifest of the image in `folder` says about booting it.
 
     Memory is what the manifest takes by default, and more where the workload needs it. The hashes
-    cover `more_cmdline` too.
+    cover `more_cmdline` too. `devices` counts those that take bounce buffers.
 
-    Raises `RecipeError` for impossible `memory`, `ImageError` for a file that is not as published.
+    Raises `RecipeError` for `memory` that is impossible or too little for the devices,
+    `ImageError` for a file that is not as published.
     """
     needs = manifest.memory
     room = needs.minimum_mib + -(-room_for_bytes // (1 << 20))
@@ -164,6 +169,17 @@ def spec_of(
     modes = manifest.possible_modes
     hashes = manifest.firmware.kernel_hashes
     cmdline = f"{manifest.cmdline} {more_cmdline}" if more_cmdline else manifest.cmdline
+    vcpus = vcpus or manifest.launch.vcpus[0]
+    swiotlb = Swiotlb.of_cmdline(cmdline)
+    problems = launch_problems(
+        needs.minimum_mib, swiotlb, memory_mib=mib, vcpus=vcpus, devices=devices
+    )
+    if problems:
+        raise RecipeError(
+            f"{manifest.name} can't run with {mib} MiB",
+            why="\n".join(problems),
+            hint="take more with --memory, or another swiotlb= in kernel.cmdline of the recipe",
+        )
     files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
     for role, path in files.items():
         _check_file(path, manifest.files[role].sha256)
@@ -174,7 +190,7 @@ def spec_of(
         firmware_is_flash="bios" not in manifest.firmware.loads_as,
         cmdline=cmdline,
         memory_mib=mib,
-        vcpus=manifest.launch.vcpus[0],
+        vcpus=vcpus,
         cpu=manifest.launch.cpus[0],
         modes=modes,
         hashes_at=None if hashes is None else hashes.base,

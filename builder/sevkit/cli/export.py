@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs about other programs and hosts: export, doctor."""
+
+import dataclasses
+import json
+import os
+import secrets
+from pathlib import Path
+
+import click
+
+from sevkit.cli.common import Place, main, shown
+
+_FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "corim")
+
+
+@main.command()
+@click.argument("image")
+@click.argument("format_name", metavar="FORMAT", type=click.Choice(_FORMATS))
+@click.option(
+    "--mode",
+    type=click.Choice(["sev", "sev-es", "sev-snp", "none"]),
+    help="How the guest is launched (default: the strongest that the image can do).",
+)
+@click.option("--vcpus", type=int, help="One of the numbers that the manifest lists.")
+@click.option("--cpu", help="One of the CPU models that the manifest lists.")
+@click.option("--memory", help="Memory of the guest: 512M, 2G (default: as the manifest says).")
+@click.option(
+    "-o",
+    "--out",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write (default: standard output).",
+)
+@click.pass_obj
+def export(
+    place: Place,
+    image: str,
+    format_name: str,
+    mode: str | None,
+    vcpus: int | None,
+    cpu: str | None,
+    memory: str | None,
+    path: Path | None,
+) -> None:
+    """Write what another program needs to launch or to trust IMAGE, from its manifest.
+
+    FORMAT is qemu (a script), qemu-config (-readconfig), libvirt (domain XML), firmware-json, kata
+    (configuration drop-in), rvps (reference values) or corim (experimental).
+    """
+    from sevkit.exports import exported, subject_of
+    from sevkit.output import find_image
+
+    subject = subject_of(
+        find_image(image, place.output), mode=mode, vcpus=vcpus, cpu=cpu, memory=memory
+    )
+    for line in subject.warnings():
+        click.echo(f"sevkit: {line}", err=True)
+    content = exported(subject, format_name)
+    if path is None:
+        click.get_binary_stream("stdout").write(content)
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.write_bytes(content)
+        draft.chmod(0o755 if format_name == "qemu" else 0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    click.echo(f"sevkit: wrote {shown(path)}", err=True)
+
+
+@main.command()
+@click.argument("image", required=False)
+@click.option(
+    "--mode",
+    type=click.Choice(["sev", "sev-es", "sev-snp", "none", "build"]),
+    help="What the host is to do (default: all that IMAGE can; without one: build, and boot "
+    "without SEV).",
+)
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@click.pass_obj
+def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> int:
+    """Say what this host lacks to launch IMAGE, or any guest in a mode, and how to get it.
+
+    Exits 0 when the host is ready and 3 when it is not. Changes nothing.
+    """
+    from sevkit.doctor import facts_of, image_finding, judge, needs_of_image, needs_of_mode
+    from sevkit.manifest import load
+    from sevkit.output import find_image
+    from sevkit.store import default_root
+
+    facts = facts_of(default_root(os.environ) / "hosts")
+    findings = {}
+    if image is None:
+        for one in [mode] if mode else ["build", "none"]:
+            findings[one] = judge(facts, needs_of_mode(one))
+    else:
+        folder = find_image(image, place.output)
+        manifest = load(folder)
+        for one in [mode] if mode else [*manifest.possible_modes, "none"]:
+            findings[one] = [image_finding(folder), *judge(facts, needs_of_image(manifest, one))]
+    if as_json:
+        plain = {one: [dataclasses.asdict(row) for row in rows] for one, rows in findings.items()}
+        click.echo(json.dumps({"facts": dataclasses.asdict(facts), "findings": plain}, indent=2))
+    else:
+        for one, rows in findings.items():
+            click.echo(f"{one}: {'not ready' if any(row.problem for row in rows) else 'ready'}")
+            for row in rows:
+                mark = "NO" if row.problem else "ok"
+                click.echo(f"  {mark}  {row.rule}: {row.problem or row.found}")
+                if row.problem:
+                    click.echo(f"      {row.remedy}")
+    return 3 if any(row.problem for rows in findings.values() for row in rows) else 0

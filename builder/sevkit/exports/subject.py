@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every export starts from: one image, launched one way.
+
+All refusals are made here, before a format is written. Reads the image directory and nothing else
+of this host, so an image that was copied to another machine exports the same there.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar, cast, get_args
+
+from sevkit.errors import ImageError, RecipeError
+from sevkit.guest.launch import Accelerator, Launch
+from sevkit.guest.qemu import GuestSpec
+from sevkit.guest.session import spec_of
+from sevkit.manifest import Manifest, load
+from sevkit.manifest_shape import Measurement
+from sevkit.ovmf import Mode
+
+T = TypeVar("T", int, str)
+
+NO_MODE = "none"
+MODES: tuple[str, ...] = (*get_args(Mode), NO_MODE)
+
+C_BIT = 51
+"""Bit of a page table entry that encrypts: 51 since EPYC 7002, 47 before (CPUID 8000001f EBX)."""
+REDUCED_PHYS_BITS = 1
+"""What a guest is told of physical address bits lost; QEMU's documentation wants 1."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An image and the launch it is exported for."""
+
+    manifest: Manifest
+    spec: GuestSpec
+    launch: Launch
+    asked_vcpus: int | None = None
+    asked_cpu: str | None = None
+
+    @property
+    def mode(self) -> Mode | None:
+        """The SEV mode; None for a guest whose memory is not encrypted."""
+        return cast(Mode, self.launch.accelerator) if self.launch.is_sev else None
+
+    @property
+    def mode_name(self) -> str:
+        """The mode as people write it."""
+        return self.mode or NO_MODE
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether kernel, initramfs and command line are measured in this launch."""
+        return self.mode in self.spec.hashed_modes
+
+    @property
+    def name(self) -> str:
+        """A name for the guest that says which image it is."""
+        debug = "-debug" if self.manifest.is_debug else ""
+        return f"{self.manifest.name}-{self.manifest.version}{debug}-{self.manifest.build_id}"
+
+    def measurements(self) -> list[Measurement]:
+        """The launches of the mode that the manifest has digests of, and that were asked for."""
+        return [
+            row
+            for row in self.manifest.measurements
+            if row.mode == self.mode
+            and (self.asked_vcpus is None or row.vcpus in (None, self.asked_vcpus))
+            and (self.asked_cpu is None or row.cpu in (None, self.asked_cpu))
+        ]
+
+    def warnings(self) -> list[str]:
+        """Why an export should not be trusted as it is, a line each."""
+        lines = []
+        if self.manifest.is_debug:
+            lines.append("DEBUG IMAGE: not for production")
+        if any(row.covers == "kernel-unchecked" for row in self.measurements()):
+            lines.append("nobody has shown that the firmware checks the hashes it is given")
+        return lines
+
+    def notes(self) -> list[str]:
+        """What a reader of the export must know, a line each: printable, without line breaks."""
+        spec = self.spec
+        lines = [
+            f"{self.name}: {spec.memory_mib} MiB, {spec.vcpus} vCPU of {spec.cpu}, "
+            f"mode {self.mode_name}"
+        ]
+        lines += self.warnings()
+        if self.is_hashed:
+            lines.append(
+                "launch digests hold for exactly this kernel command line: "
+                + json.dumps(spec.cmdline)
+            )
+        elif self.mode is not None:
+            lines.append("the launch digest covers the firmware alone: not kernel nor command line")
+        else:
+            lines.append("nothing is encrypted and nothing is measured")
+        return lines
+
+
+def subject_of(
+    folder: Path,
+    *,
+    mode: str | None = None,
+    vcpus: int | None = None,
+    cpu: str | None = None,
+    memory: str | None = None,
+) -> Subject:
+    """The image in `folder` launched in `mode`; what is None is what the manifest says first.
+
+    Without `mode` it is the strongest that the image can do. Raises `ImageError` for a mode that
+    the image can't do, with the manifest's reason, and for files that were changed; `RecipeError`
+    for a number of vCPUs, a CPU or memory that the image is not made for.
+    """
+    manifest = load(folder)
+    chosen = _mode(manifest, mode)
+    offered = manifest.launch
+    spec = spec_of(
+        manifest,
+        folder.absolute(),
+        memory=memory,
+        vcpus=_listed("--vcpus", vcpus, offered.vcpus),
+    )
+    spec = replace(spec, cpu=_listed("--cpu", cpu, offered.cpus))
+    if chosen == NO_MODE:
+        launch = Launch("tcg")
+    else:
+        launch = Launch(cast(Accelerator, chosen), C_BIT, REDUCED_PHYS_BITS)
+    return Subject(manifest, spec, launch, asked_vcpus=vcpus, asked_cpu=cpu)
+
+
+def _mode(manifest: Manifest, wanted: str | None) -> str:
+    possible = manifest.possible_modes
+    if wanted is None:
+        strongest = [mode for mode in reversed(get_args(Mode)) if mode in possible]
+        return strongest[0] if strongest else NO_MODE
+    if wanted == NO_MODE or wanted in possible:
+        return wanted
+    facts = manifest.launch.modes[cast(Mode, wanted)]
+    reasons = list(facts.problems) or ["its recipe does not ask for it (launch.modes)"]
+    raise ImageError(
+        f"{manifest.name} can't be launched with {wanted}",
+        why="\n".join(reasons),
+        hint=f"--mode {possible[-1]}" if possible else "",
+    )
+
+
+def _listed(flag: str, wanted: T | None, offered: Sequence[T]) -> T:
+    if wanted is None:
+        return offered[0]
+    if wanted not in offered:
+        raise RecipeError(
+            f"{flag}: the image is not made for {wanted}",
+            why=f"its manifest lists: {', '.join(map(str, offered))}",
+            hint="add it to the section launch of its recipe",
+        )
+    return wanted

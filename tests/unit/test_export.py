@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports from a made-up image: what they say, what they refuse, and that they don't move."""
+
+import base64
+import json
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import image_samples
+import pytest
+
+from sevkit.cli import run
+from sevkit.errors import ImageError, RecipeError
+from sevkit.exports import FORMATS, exported, subject_of
+from sevkit.exports.cbor import Tag, encode
+from sevkit.manifest import load, text_of, write_sums
+from sevkit.manifest_shape import Manifest
+from sevkit.requirements import BOOT_DEVICES
+
+HASHED = {
+    "kernel_hashes": {"base": 0x810C00, "size": 1024, "for_snp": True},
+    "verifies_kernel_hashes": True,
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image whose firmware takes no hashes."""
+    return image_samples.image(tmp_path_factory.mktemp("plain"))
+
+
+def changed(image: Path, to: Path, **facts: Any) -> Path:
+    """A copy of an image whose manifest says something else, and whose sums agree."""
+    shutil.copytree(image, to)
+    made = load(image).model_dump(mode="python")
+    for path, value in facts.items():
+        place = made
+        *folders, last = path.split("__")
+        for name in folders:
+            place = place[name]
+        place[last] = {**place[last], **value} if isinstance(value, dict) else value
+    (to / "manifest.json").chmod(0o644)
+    (to / "manifest.json").write_text(text_of(Manifest.model_validate(made)))
+    write_sums(to)
+    return to
+
+
+@pytest.fixture
+def hashed(plain: Path, tmp_path: Path) -> Path:
+    """The same image as if its firmware measured and checked the kernel."""
+    rows = [row.model_dump() | {"covers": "kernel"} for row in load(plain).measurements]
+    modes = load(plain).launch.modes
+    return changed(
+        plain,
+        tmp_path / "hashed",
+        firmware=HASHED,
+        measurements=tuple(rows),
+        launch__modes={
+            mode: facts.model_dump() | {"kernel_hashes": True} for mode, facts in modes.items()
+        },
+    )
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_an_export_is_the_same_bytes_every_time(format_name: str, hashed: Path) -> None:
+    first = exported(subject_of(hashed), format_name)
+    assert first == exported(subject_of(hashed), format_name)
+    assert first
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_mode_that_the_image_can_not_do_is_refused_with_the_manifest_s_reason(
+    format_name: str, hashed: Path, tmp_path: Path
+) -> None:
+    modes = {mode: facts.model_dump() for mode, facts in load(hashed).launch.modes.items()}
+    modes["sev-snp"] |= {"possible": False, "problems": ("firmware: no SNP metadata",)}
+    image = changed(hashed, tmp_path / "no-snp", launch__modes=modes)
+    with pytest.raises(ImageError) as caught:
+        subject_of(image, mode="sev-snp")
+    assert caught.value.why == "firmware: no SNP metadata"
+    assert exported(subject_of(hashed, mode="sev-snp"), format_name)
+
+
+def test_without_a_mode_it_is_the_strongest_that_the_image_can_do(plain: Path) -> None:
+    assert subject_of(plain).mode == "sev-snp"
+
+
+@pytest.mark.parametrize("format_name", ["qemu", "qemu-config", "libvirt", "firmware-json", "kata"])
+def test_an_export_of_a_debug_image_says_so(format_name: str, hashed: Path, tmp_path: Path) -> None:
+    debug = changed(hashed, tmp_path / "debug", variant="debug")
+    assert b"DEBUG IMAGE" in exported(subject_of(debug), format_name)
+    assert b"DEBUG IMAGE" not in exported(subject_of(hashed), format_name)
+
+
+@pytest.mark.parametrize("format_name", ["qemu", "qemu-config", "libvirt", "firmware-json", "kata"])
+def test_an_export_names_the_command_line_that_digests_are_for(
+    format_name: str, hashed: Path
+) -> None:
+    text = exported(subject_of(hashed), format_name).decode()
+    assert "exactly this kernel command line" in text
+    assert text.count(load(hashed).cmdline) >= 1
+
+
+def test_the_script_survives_the_shell_with_odd_paths_and_words(
+    hashed: Path, tmp_path: Path
+) -> None:
+    odd = changed(hashed, tmp_path / "it's $HOME, `odd`", cmdline="a=\"b c\" d=$e `f` 'g'")
+    text = exported(subject_of(odd, mode="sev"), "qemu").decode()
+    script = tmp_path / "script"
+    script.write_text(text)
+    answer = subprocess.run(
+        ["sh", str(script), "--more"],
+        env={"QEMU": "/usr/bin/printf", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode in (0, 1)  # printf takes the first argument for its format
+    words = shlex.split(text.partition("exec ")[2].replace("\\\n", " "))
+    assert words[words.index("-append") + 1] == "a=\"b c\" d=$e `f` 'g'"
+    assert words[words.index("-kernel") + 1] == str(odd.absolute() / "vmlinuz")
+
+
+def test_a_value_that_readconfig_can_not_hold_is_refused(hashed: Path, tmp_path: Path) -> None:
+    assert b"[machine]" in exported(subject_of(hashed), "qemu-config")
+    for name, cmdline in (("quote", 'a="b"'), ("long", "x" * 1100)):
+        image = changed(hashed, tmp_path / name, cmdline=cmdline)
+        with pytest.raises(RecipeError, match=r"machine\.append"):
+            exported(subject_of(image), "qemu-config")
+        assert cmdline in shlex.split(exported(subject_of(image), "qemu").decode())
+
+
+def test_vcpus_and_cpus_are_those_that_digests_are_listed_for(hashed: Path) -> None:
+    assert b"-smp 2" in exported(subject_of(hashed, vcpus=2), "qemu")
+    with pytest.raises(RecipeError, match="--vcpus"):
+        subject_of(hashed, vcpus=3)
+    with pytest.raises(RecipeError, match="--cpu"):
+        subject_of(hashed, cpu="EPYC-Turin")
+
+
+def test_a_kernel_that_was_replaced_after_the_build_is_not_exported(
+    hashed: Path, tmp_path: Path
+) -> None:
+    image = changed(hashed, tmp_path / "replaced")
+    assert subject_of(image)
+    (image / "vmlinuz").chmod(0o644)
+    (image / "vmlinuz").write_bytes(b"another kernel")
+    with pytest.raises(ImageError, match="was changed"):
+        subject_of(image)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "memory", "why"),
+    [
+        ("swiotlb=2097152", "6G", "do not fit into 2048 MiB"),
+        ("swiotlb=512", None, "are too few for"),
+    ],
+)
+def test_impossible_memory_is_refused_before_anything_is_written(
+    cmdline: str, memory: str | None, why: str, hashed: Path, tmp_path: Path
+) -> None:
+    image = changed(hashed, tmp_path / "image", cmdline=cmdline)
+    with pytest.raises(RecipeError) as caught:
+        subject_of(image, memory=memory)
+    assert why in caught.value.why
+    assert subject_of(hashed, memory=memory)
+    assert BOOT_DEVICES["serial-port"] == 2
+
+
+def test_libvirt_s_domain_has_the_security_of_its_mode(hashed: Path) -> None:
+    for mode, kind, loader, policy in (
+        ("sev", "sev", "pflash", 0x1),
+        ("sev-es", "sev", "pflash", 0x5),
+        ("sev-snp", "sev-snp", "rom", 0x30000),
+    ):
+        root = ElementTree.fromstring(exported(subject_of(hashed, mode=mode), "libvirt"))
+        security = root.find("launchSecurity")
+        assert security is not None
+        assert security.attrib == {"type": kind, "kernelHashes": "yes"}
+        assert int(security.findtext("policy") or "", 16) == policy
+        found = root.find("os/loader")
+        assert found is not None
+        assert found.get("type") == loader
+    without = ElementTree.fromstring(exported(subject_of(hashed, mode="none"), "libvirt"))
+    assert without.find("launchSecurity") is None
+
+
+def test_the_firmware_descriptor_maps_flash_or_memory_as_the_mode_needs(hashed: Path) -> None:
+    flash = json.loads(exported(subject_of(hashed, mode="sev"), "firmware-json"))
+    memory = json.loads(exported(subject_of(hashed, mode="sev-snp"), "firmware-json"))
+    assert flash["features"] == ["amd-sev", "amd-sev-es"]
+    assert (flash["mapping"]["device"], flash["mapping"]["mode"]) == ("flash", "stateless")
+    assert memory["features"] == ["amd-sev-snp"]
+    assert memory["mapping"]["device"] == "memory"
+
+
+def test_kata_s_drop_in_turns_off_what_an_encrypted_guest_can_not_have(hashed: Path) -> None:
+    found = tomllib.loads(exported(subject_of(hashed), "kata").decode())
+    hypervisor = found["hypervisor"]["qemu"]
+    assert hypervisor["shared_fs"] == "none"
+    assert hypervisor["disable_image_nvdimm"] is True
+    assert hypervisor["virtio_fs_cache_size"] == 0
+    assert hypervisor["enable_virtio_mem"] is False
+    assert hypervisor["sev_snp_guest"] is True
+    assert hypervisor["snp_guest_policy"] == 0x30000
+    assert found["factory"] == {"enable_template": False, "vm_cache_number": 0}
+    with pytest.raises(ImageError, match="sev-es"):
+        exported(subject_of(hashed, mode="sev-es"), "kata")
+
+
+KATA_KEYS = """\
+path kernel initrd image firmware firmware_volume machine_type kernel_params confidential_guest
+sev_snp_guest snp_id_block snp_id_auth snp_guest_policy default_vcpus default_maxvcpus
+default_memory enable_iommu enable_iommu_platform shared_fs virtio_fs_cache_size
+disable_image_nvdimm enable_virtio_mem memory_offset file_mem_backend reclaim_guest_freed_memory
+guest_memory_dump_path enable_debug enable_annotations
+"""
+"""Keys of [hypervisor.qemu]: configuration-qemu-snp.toml.in of Kata 3, its struct hypervisor."""
+
+
+def test_kata_knows_every_key_of_the_drop_in(hashed: Path) -> None:
+    for mode in ("none", "sev", "sev-snp"):
+        found = tomllib.loads(exported(subject_of(hashed, mode=mode), "kata").decode())
+        assert found["hypervisor"]["qemu"].keys() <= set(KATA_KEYS.split())
+        assert found["runtime"].keys() <= {"static_sandbox_resource_mgmt", "sandbox_bind_mounts"}
+
+
+def test_trustee_gets_the_digests_of_every_launch_as_hex_and_base64(hashed: Path) -> None:
+    message = json.loads(exported(subject_of(hashed), "rvps"))
+    assert (message["version"], message["type"]) == ("0.1.0", "sample")
+    values = json.loads(base64.b64decode(message["payload"]))["snp_launch_measurement"]
+    rows = [row.digest for row in load(hashed).measurements if row.mode == "sev-snp"]
+    assert len(rows) == 2
+    assert [one for one in values if len(one) == 96] == rows
+    assert {base64.b64decode(one).hex() for one in values if len(one) == 64} == set(rows)
+    one = json.loads(exported(subject_of(hashed, vcpus=2), "rvps"))
+    assert len(json.loads(base64.b64decode(one["payload"]))["snp_launch_measurement"]) == 2
+    with pytest.raises(ImageError, match="trustee"):
+        exported(subject_of(hashed, mode="sev"), "rvps")
+
+
+@pytest.mark.parametrize("format_name", ["rvps", "corim"])
+def test_a_digest_that_every_kernel_would_have_is_not_handed_out(
+    format_name: str, plain: Path, hashed: Path
+) -> None:
+    assert exported(subject_of(hashed), format_name)
+    with pytest.raises(ImageError, match="every kernel would have them"):
+        exported(subject_of(plain), format_name)
+
+
+def test_another_decoder_reads_the_corim(hashed: Path, tmp_path: Path) -> None:
+    """The system's python3-cbor2, as a program of its own."""
+    path = tmp_path / "corim"
+    path.write_bytes(exported(subject_of(hashed), "corim"))
+    program = (
+        "import cbor2, json, sys\n"
+        "outer = cbor2.load(open(sys.argv[1], 'rb'))\n"
+        "inner = outer.value[1][0]\n"
+        "comid = cbor2.loads(inner.value)\n"
+        "[[environment, claims]] = comid[4][0]\n"
+        "digests = [(c[0], c[1][2][0][0], c[1][2][0][1].hex()) for c in claims]\n"
+        "again = cbor2.dumps(outer, canonical=True) == open(sys.argv[1], 'rb').read()\n"
+        "head = [outer.tag, inner.tag, comid[1][0], environment[0][2]]\n"
+        "print(json.dumps([*head, digests, again]))\n"
+    )
+    answer = subprocess.run(
+        ["/usr/bin/python3", "-c", program, str(path)], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    outer, inner, name, model, digests, again = json.loads(answer.stdout)
+    assert (outer, inner, model, again) == (501, 506, "sev-snp", True)
+    assert name == subject_of(hashed).name
+    rows = [row.digest for row in load(hashed).measurements if row.mode == "sev-snp"]
+    assert [digest for _, _, digest in digests] == rows
+    assert {algorithm for _, algorithm, _ in digests} == {7}
+
+
+@pytest.mark.parametrize(
+    ("value", "hexed"),
+    [
+        (0, "00"),
+        (23, "17"),
+        (24, "1818"),
+        (100, "1864"),
+        (1000, "1903e8"),
+        (1000000, "1a000f4240"),
+        (18446744073709551615, "1bffffffffffffffff"),
+        (b"\1\2\3\4", "4401020304"),
+        ("\u00fc", "62c3bc"),
+        ([1, [2, 3]], "8201820203"),
+        ({1: 2, 3: 4}, "a201020304"),
+        ({"b": 1, 10: 2}, "a20a02616201"),
+        (Tag(32, "http://www.example.com"), "d82076687474703a2f2f7777772e6578616d706c652e636f6d"),
+    ],
+)
+def test_cbor_is_as_the_examples_of_its_rfc_say(value: Any, hexed: str) -> None:
+    assert encode(value).hex() == hexed  # RFC 8949, appendix A
+
+
+def test_the_verb_writes_whole_files_or_none(
+    hashed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "guest.sh"
+    assert run(["export", str(hashed), "qemu", "-o", str(out)]) == 0
+    assert out.stat().st_mode & 0o777 == 0o755
+    before = out.read_bytes()
+    assert run(["export", str(hashed), "rvps", "--mode", "sev", "-o", str(out)]) == 1
+    assert "trustee has no reference value for sev" in capfd.readouterr().err
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["guest.sh", "hashed"]
+
+
+def test_every_format_of_the_package_is_a_choice_of_the_verb(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["export", "--help"]) == 0
+    text = capfd.readouterr().out
+    for name in FORMATS:
+        assert name in text
