@@ -58,7 +58,7 @@ def export(
         click.echo(f"sevkit: {line}", err=True)
     content = exported(subject, format_name)
     if path is None:
-        click.get_binary_stream("stdout").write(content)
+        click.echo(content, nl=False)
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
