@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container image on disk, as `docker save` and skopeo write it: found, checked, laid out.
+"""A container image on disk, as `docker save` and skopeo write it: found and checked.
 
 Every blob of an OCI layout is checked against its digest, every layer of a docker archive against
-the digest that the configuration has for it. Fetches nothing, and runs nothing of the image. Owners
-and device nodes of layers are not kept.
+the digest that the configuration has for it. Fetches nothing, and looks into no layer.
 
 Forms: OCI image specification 1.1 (image-layout.md, manifest.md, layer.md); docker archive:
 moby's image/spec/v1.2.md.
@@ -11,9 +10,7 @@ moby's image/spec/v1.2.md.
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +21,6 @@ from sevkit.archive import unpack
 from sevkit.errors import RecipeError, SourceError
 
 _LIMIT_BYTES = 4 << 20
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
 _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -52,19 +47,6 @@ def find_image(kind: str, place: str, work: Path) -> Image:
         return _of_layout(path, ref)
     unpack(path, work)
     return _of_archive(path, work, ref)
-
-
-def lay_out(image: Image, root: Path, work: Path) -> None:
-    """Put the layers on each other in the empty folder `root`; `work` is another.
-
-    Raises `SourceError` for a layer that is damaged or leads out of the root.
-    """
-    for number, layer in enumerate(image.layers):
-        upper = work / str(number)
-        upper.mkdir()
-        unpack(layer, upper)
-        _merge(upper, root)
-        shutil.rmtree(upper)
 
 
 def _split(place: str) -> tuple[Path, str]:
@@ -155,47 +137,6 @@ def _uncompressed(layer: Path) -> Iterator[bytes]:
                 yield unzip.decompress(block) if is_gzip else block
             except zlib.error as error:
                 raise _damaged(layer, str(error)) from error
-
-
-def _merge(upper: Path, root: Path) -> None:
-    """Move a layer onto what is below it: layer.md, whiteouts."""
-    for folder, folders, files in os.walk(upper):
-        place = root / Path(folder).relative_to(upper)
-        if _OPAQUE in files:
-            for old in place.iterdir():
-                _remove(old)
-        for name in files:
-            if name.startswith(_WHITEOUT) and name != _OPAQUE:
-                _remove(place / name.removeprefix(_WHITEOUT))
-        for name in list(folders):
-            source, target = Path(folder) / name, place / name
-            if source.is_symlink():
-                folders.remove(name)
-                files.append(name)
-            elif target.is_symlink() or not target.is_dir():
-                _remove(target)
-                source.rename(target)
-                folders.remove(name)
-                _drop_whiteouts(target)
-            else:
-                target.chmod(source.stat().st_mode & 0o777)
-        for name in files:
-            if not name.startswith(_WHITEOUT):
-                _remove(place / name)
-                (Path(folder) / name).rename(place / name)
-
-
-def _drop_whiteouts(folder: Path) -> None:
-    """A folder that is new hides nothing."""
-    for each in folder.rglob(f"{_WHITEOUT}*"):
-        _remove(each)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:

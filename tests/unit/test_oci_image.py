@@ -6,14 +6,15 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sevkit.errors import RecipeError, SourceError
-from sevkit.oci_image import find_image, lay_out
+from sevkit.filetree import FileTree, Node
+from sevkit.oci_image import find_image
 
 Entries = Mapping[str, bytes | str | None]
 """Name → content of a file, target of a symbolic link, or None for a folder."""
@@ -84,21 +85,26 @@ def laid_out(tmp_path: Path) -> Callable[[str, str], dict[str, str]]:
     """Lays an image out, and tells its files with their content, its links with their target."""
 
     def lay(kind: str, place: str) -> dict[str, str]:
-        folders = [tmp_path / name for name in ("taken", "work", "root")]
-        for folder in folders:
-            folder.mkdir()
-        image = find_image(kind, place, folders[0])
-        lay_out(image, folders[2], folders[1])
-        root = folders[2]
-        return {
-            str(path.relative_to(root)): f"-> {path.readlink()}"
-            if path.is_symlink()
-            else path.read_text()
-            for path in sorted(root.rglob("*"))
-            if path.is_symlink() or path.is_file()
-        }
+        (tmp_path / "taken").mkdir()
+        image = find_image(kind, place, tmp_path / "taken")
+        with (tmp_path / "spool").open("w+b") as spool:
+            tree = FileTree(spool)
+            for layer in image.layers:
+                tree.add_layer(layer)
+            return {
+                path: f"-> {node.target.decode()}" if node.target else tree.read(path).decode()
+                for path, node in everything(tree.root)
+                if not node.is_folder
+            }
 
     return lay
+
+
+def everything(folder: Node, above: str = "") -> Iterator[tuple[str, Node]]:
+    """Every path below a folder with its node, sorted."""
+    for name, node in sorted(folder.children.items()):
+        yield above + name.decode(), node
+        yield from everything(node, f"{above}{name.decode()}/")
 
 
 LOWER = tar_of(

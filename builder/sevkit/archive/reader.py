@@ -56,6 +56,20 @@ class Entry:
     symlink: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What an archive says of one path beside its content."""
+
+    uid: int
+    gid: int
+    mtime: int
+    """Whole seconds since 1970."""
+    device: tuple[int, int]
+    """Major and minor number."""
+    extended: tuple[tuple[bytes, bytes], ...]
+    """Extended attributes, name and value, sorted."""
+
+
 class Reader:
     """The entries of one archive, and the data of the entry that was given last."""
 
@@ -84,6 +98,23 @@ class Reader:
                 hard_link=library.archive_entry_hardlink(entry),
                 symlink=library.archive_entry_symlink(entry),
             )
+
+    def attributes(self) -> Attributes:
+        """Those of the current entry."""
+        library, entry = self._library, self._entry
+        extended = []
+        name, value, size = ctypes.c_char_p(), ctypes.c_void_p(), ctypes.c_size_t()
+        library.archive_entry_xattr_reset(entry)
+        while library.archive_entry_xattr_next(entry, name, value, size) == _OK:
+            content = ctypes.string_at(value, size.value) if size.value else b""
+            extended.append((name.value or b"", content))
+        return Attributes(
+            uid=library.archive_entry_uid(entry),
+            gid=library.archive_entry_gid(entry),
+            mtime=library.archive_entry_mtime(entry),
+            device=(library.archive_entry_rdevmajor(entry), library.archive_entry_rdevminor(entry)),
+            extended=tuple(sorted(extended)),
+        )
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
         """The data of the current entry as (offset, bytes); holes are left out."""
@@ -313,6 +344,22 @@ def _library() -> Any:
         ("archive_entry_perm", ctypes.c_uint, (pointer,)),
         ("archive_entry_size", ctypes.c_longlong, (pointer,)),
         ("archive_entry_size_is_set", ctypes.c_int, (pointer,)),
+        ("archive_entry_uid", ctypes.c_longlong, (pointer,)),
+        ("archive_entry_gid", ctypes.c_longlong, (pointer,)),
+        ("archive_entry_mtime", ctypes.c_longlong, (pointer,)),
+        ("archive_entry_rdevmajor", ctypes.c_ulonglong, (pointer,)),
+        ("archive_entry_rdevminor", ctypes.c_ulonglong, (pointer,)),
+        ("archive_entry_xattr_reset", ctypes.c_int, (pointer,)),
+        (
+            "archive_entry_xattr_next",
+            ctypes.c_int,
+            (
+                pointer,
+                ctypes.POINTER(text),
+                ctypes.POINTER(pointer),
+                ctypes.POINTER(ctypes.c_size_t),
+            ),
+        ),
         *((f"archive_read_support_filter_{name}", ctypes.c_int, (pointer,)) for name in _FILTERS),
         *(
             (f"archive_read_support_format_{name}", ctypes.c_int, (pointer,))
