@@ -44,12 +44,14 @@ def schema(kind: str) -> None:
 @click.argument("image", default="sev-guest")
 @click.pass_obj
 def verify(place: Place, image: str) -> int:
-    """Check every byte of an image directory against its manifest."""
+    """Check every byte of an image directory, and its launch digests, against its manifest."""
+    from sevkit.manifest import load
     from sevkit.manifest import verify as differences
+    from sevkit.measured_image import measurement_differences
     from sevkit.output import find_image
 
     folder = find_image(image, place.output)
-    found = differences(folder)
+    found = differences(folder) or measurement_differences(folder, load(folder))
     for line in found:
         click.echo(line)
     click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")

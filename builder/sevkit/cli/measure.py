@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs about what an image measures as: measure, diff."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from sevkit.cli.common import Place, main, shown
+from sevkit.errors import RecipeError
+from sevkit.measure import CPUS, Vmm
+from sevkit.ovmf import Mode
+
+if TYPE_CHECKING:
+    from sevkit.measure import Measurement
+
+
+class _Number(click.ParamType[int]):
+    """A whole number, decimal or with 0x."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return int(value, 0)
+        except ValueError:
+            self.fail(f"{value} is no number, decimal or with 0x", param, ctx)
+
+
+_KEY = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("image", default="sev-guest")
+@click.option("--mode", "modes", multiple=True, type=click.Choice(get_args(Mode)))
+@click.option("--vcpus", multiple=True, type=click.IntRange(1, 512), help="Number of vCPUs.")
+@click.option("--cpu", "cpus", multiple=True, type=click.Choice(CPUS), metavar="MODEL")
+@click.option(
+    "--guest-features", multiple=True, type=_Number(), help="SEV_FEATURES: 0x1, 0x21 (DebugSwap)."
+)
+@click.option("--vmm", "vmms", multiple=True, type=click.Choice(get_args(Vmm)))
+@click.option("--append", multiple=True, metavar="WORDS", help="Added to the command line.")
+@click.option("--id-key", type=_KEY, help="Sign an ID block for each SNP launch with this key.")
+@click.option("--author-key", type=_KEY, help="Sign the ID key with this key.")
+@click.option("--policy", type=_Number(), help="Guest policy of the ID block (default: 0x30000).")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def measure(
+    place: Place,
+    image: str,
+    modes: tuple[Mode, ...],
+    vcpus: tuple[int, ...],
+    cpus: tuple[str, ...],
+    guest_features: tuple[int, ...],
+    vmms: tuple[Vmm, ...],
+    append: tuple[str, ...],
+    id_key: Path | None,
+    author_key: Path | None,
+    policy: int | None,
+    as_json: bool,
+) -> None:
+    """Compute what launches of an image will measure as.
+
+    The launches are those of the manifest; each option takes other values instead, and may be given
+    more than once. The files are measured, and refused when they are not as published.
+    """
+    from dataclasses import replace
+
+    from sevkit.id_block import POLICY, id_block
+    from sevkit.manifest import load
+    from sevkit.measured_image import measure_image, wanted_of
+    from sevkit.output import find_image
+
+    if id_key is None and (author_key is not None or policy is not None):
+        raise RecipeError("--author-key and --policy are of an ID block", hint="give --id-key too")
+    if policy is not None and not 0 <= policy < 1 << 64:
+        raise RecipeError(f"--policy {policy:#x} does not fit 64 bits")
+    folder = find_image(image, place.output)
+    manifest = load(folder)
+    given: dict[str, Any] = {
+        "modes": modes,
+        "vcpus": vcpus,
+        "cpus": cpus,
+        "guest_features": guest_features,
+        "vmms": vmms,
+    }
+    wanted = replace(wanted_of(manifest), **{key: value for key, value in given.items() if value})
+    rows = measure_image(folder, manifest, wanted=wanted, append=append)
+    if not rows:
+        raise RecipeError(
+            "there is no such launch", hint="ec2 and gce know sev-snp only: --mode sev-snp"
+        )
+    if id_key is not None and not any(row.mode == "sev-snp" for row in rows):
+        raise RecipeError("only SNP launches have an ID block", hint="measure --mode sev-snp")
+    records = []
+    for row in rows:
+        record = row.record()
+        if id_key is not None and row.mode == "sev-snp":
+            digest, allowed = bytes.fromhex(row.digest), POLICY if policy is None else policy
+            record["id_block"] = id_block(digest, id_key, author_key, policy=allowed).record()
+        records.append(record)
+    if as_json:
+        click.echo(json.dumps(records, indent=2))
+        return
+    for row, record in zip(rows, records, strict=True):
+        click.echo(f"{row.digest}  {row.title}{_caveat(row)}")
+        for name, value in record.get("id_block", {}).items():
+            if value is not None:
+                click.echo(f"  {name}: {'on' if value is True else value or 'off'}")
+
+
+def _caveat(row: "Measurement") -> str:
+    return {
+        "kernel": "",
+        "firmware": "  (only the firmware: any kernel has this digest)",
+        "kernel-unchecked": "  (firmware not shown to check the kernel)",
+    }[row.covers]
+
+
+@main.command()
+@click.argument("old", metavar="A")
+@click.argument("new", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def diff(place: Place, old: str, new: str, as_json: bool) -> int:
+    """Say why the images A and B measure differently.
+
+    Exit status 0 when nothing differs, 1 when something does.
+    """
+    from sevkit.image_diff import differences
+    from sevkit.output import find_image
+
+    before, after = find_image(old, place.output), find_image(new, place.output)
+    found = differences(before, after)
+    if as_json:
+        click.echo(json.dumps([each.record() for each in found], indent=2))
+    else:
+        for each in found:
+            click.echo(str(each))
+        if not found:
+            click.echo(f"{shown(before)} and {shown(after)}: no difference")
+    return 1 if found else 0
