@@ -127,7 +127,7 @@ def commands() -> list[str]:
 SAID = ("root\n", "uid=0(root) gid=0(root)", "found in plain at 0x")
 
 
-@pytest.mark.parametrize(("command", "said"), zip(commands(), SAID, strict=True), ids=SAID)
+@pytest.mark.parametrize(("command", "said"), list(zip(commands(), SAID, strict=True)), ids=SAID)
 def test_a_documented_command_works(
     documented: Callable[[str], subprocess.CompletedProcess[str]], command: str, said: str
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_documented_command_works(
         record = json.loads(result.stderr[result.stderr.index("\n{") :])
         assert record["stats"]["memory"]["limit"] in (64 << 20, None)
     if "dmesg" in command:
-        assert re.search(r"^\[ +[0-9.]+\] .*(sev|bounce)", result.stdout, re.M | re.I)
+        assert "virtio: the DMA API for every device, through bounce buffers" in result.stdout
 
 
 def test_a_container_gets_input_variables_limits_and_says_what_happened_as_json(
