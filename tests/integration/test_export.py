@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every export is taken by the program that it is for: QEMU, libvirt's schemas, libvirtd."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from sevkit.archive import unpack_deb
+from sevkit.manifest import load
+from sevkit.recipe import DebSource
+from sevkit.sources import Apt, fetch, resolve
+
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+NOBODY = 65534
+HELLO = b'{"event":"hello"'
+
+
+@pytest.fixture
+def exported(sevkit: Sevkit, sev_guest: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+    def export(format_name: str, mode: str) -> Path:
+        out = tmp_path / f"{format_name}-{mode}"
+        answer = sevkit("export", sev_guest, format_name, "--mode", mode, "-o", out)
+        assert answer.returncode == 0, answer.stderr
+        return out
+
+    return export
+
+
+def hello_of(agent: Path, process: "subprocess.Popen[bytes]", seconds: float = 60) -> bytes:
+    """The first frame that the agent of a started guest sends."""
+    end = time.monotonic() + seconds
+    while not agent.exists():
+        assert process.poll() is None, "QEMU ended"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(str(agent))
+        channel.settimeout(seconds)
+        return channel.recv(400)
+
+
+@contextlib.contextmanager
+def started(argv: list[str], folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    with (folder / "qemu.log").open("wb") as log:
+        process = subprocess.Popen(
+            argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_script_boots_the_guest_with_its_hashes_checked(
+    exported: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    with started([str(exported("qemu", "none"))], tmp_path) as process:
+        assert HELLO in hello_of(tmp_path / "agent.sock", process)
+
+
+def test_the_configuration_file_boots_the_guest_too(
+    exported: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    path = exported("qemu-config", "none")
+    [line] = [one for one in path.read_text().splitlines() if "-readconfig THIS_FILE" in one]
+    argv = line.removeprefix("# ").replace("THIS_FILE", str(path)).split()
+    with started(argv, tmp_path) as process:
+        assert HELLO in hello_of(tmp_path / "agent.sock", process)
+
+
+@pytest.mark.parametrize("mode", ["sev", "sev-es"])
+def test_qemu_understands_the_script_of_a_mode_and_lacks_only_the_hardware(
+    mode: str, exported: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    answer = subprocess.run(
+        [str(exported("qemu", mode))],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if Path("/dev/sev").exists():
+        pytest.skip("this host has SEV: the guest would run")
+    assert answer.returncode == 1
+    assert "sev_kvm_init" in answer.stderr or "access KVM" in answer.stderr
+
+
+def xml_problems(path: Path, schema: Path) -> str:
+    answer = subprocess.run(
+        ["xmllint", "--noout", "--nonet", "--relaxng", str(schema), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if answer.returncode == 0 else answer.stderr
+
+
+@pytest.fixture(scope="module")
+def new_schema(tmp_path_factory: pytest.TempPathFactory, mirror: None) -> Path:
+    """domain.rng of a libvirt that knows SEV-SNP (10.5): Debian 13's."""
+    folder = tmp_path_factory.mktemp("libvirt")
+    apt = Apt(folder / "apt")
+    [pin] = resolve(DebSource(deb="libvirt-common", suite="trixie"), apt)
+    fetch(pin, folder / pin.name, lambda *told: None, apt)
+    (folder / "package").mkdir()
+    unpack_deb(folder / pin.name, folder / "package")
+    [schema] = (folder / "package").rglob("domain.rng")
+    return schema
+
+
+@pytest.mark.network
+def test_libvirt_s_schema_takes_the_domain_of_every_mode(
+    exported: Callable[[str, str], Path], new_schema: Path, tmp_path: Path
+) -> None:
+    for mode in ("none", "sev", "sev-es", "sev-snp"):
+        assert xml_problems(exported("libvirt", mode), new_schema) == ""
+    broken = tmp_path / "broken.xml"
+    text = exported("libvirt", "sev-snp").read_text()
+    broken.write_text(text.replace("kernelHashes", "kernelDigests"))
+    assert "launchSecurity" in xml_problems(broken, new_schema)
+
+
+@pytest.fixture
+def libvirt_home() -> Iterator[Path]:
+    """A folder for a libvirtd of nobody's, reachable and short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="lv"))
+    for name in ("home", "run", "cache", "c/libvirt", "c/qemu/firmware", "image"):
+        (folder / name).mkdir(parents=True)
+    (folder / "c/libvirt/qemu.conf").write_text('stdio_handler = "file"\n')
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def virsh_of(folder: Path) -> "Iterator[Callable[..., str]]":
+    """virsh(1) on a libvirtd of its own that runs as nobody and reads nothing of the host's."""
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    env = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "HOME": str(folder / "home"),
+        "XDG_RUNTIME_DIR": str(folder / "run"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "XDG_CONFIG_HOME": str(folder / "c"),
+        "XDG_DATA_HOME": str(folder / "home"),
+    }
+    identity = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+
+    def virsh(*words: str) -> str:
+        answer = subprocess.run(
+            [*identity, "virsh", "-c", "qemu:///session", "-q", *words],
+            env=env,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    with (folder / "daemon.log").open("wb") as log:
+        daemon = subprocess.Popen(
+            [*identity, "libvirtd"], env=env, cwd=folder, stdout=log, stderr=log
+        )
+    try:
+        end = time.monotonic() + 30
+        while not (folder / "run/libvirt/libvirt-sock").exists():
+            assert daemon.poll() is None, (folder / "daemon.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield virsh
+    finally:
+        with contextlib.suppress(AssertionError):
+            for name in virsh("list", "--name").split():
+                virsh("destroy", name)
+        daemon.terminate()
+        daemon.wait(30)
+
+
+def test_libvirtd_boots_the_domain_and_finds_the_firmware_by_its_descriptor(
+    sevkit: Sevkit, sev_guest: Path, libvirt_home: Path
+) -> None:
+    image = libvirt_home / "image"
+    for file in sev_guest.iterdir():
+        shutil.copyfile(file, image / file.name)
+    domain = libvirt_home / "domain.xml"
+    descriptor = libvirt_home / "c/qemu/firmware/10-sevkit.json"
+    for format_name, mode, out in (
+        ("libvirt", "none", domain),
+        ("firmware-json", "sev", descriptor),
+    ):
+        answer = sevkit("export", image, format_name, "--mode", mode, "-o", out)
+        assert answer.returncode == 0, answer.stderr
+    by_descriptor = libvirt_home / "found.xml"
+    by_descriptor.write_text(
+        "<domain type='qemu'><name>found</name><memory unit='MiB'>512</memory>"
+        "<features><acpi/></features>"
+        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type>"
+        "<loader stateless='yes'/></os></domain>"
+    )
+    with virsh_of(libvirt_home) as virsh:
+        offered = ElementTree.fromstring(virsh("domcapabilities", "--machine", "q35"))
+        values = [one.text for one in offered.findall("os/loader/value")]
+        assert str(image / "firmware.fd") in values
+        argv = virsh("domxml-to-native", "qemu-argv", "--xml", str(by_descriptor))
+        assert str(image / "firmware.fd") in argv
+        virsh("create", str(domain))
+        name = ElementTree.parse(domain).findtext("name") or ""
+        end = time.monotonic() + 60
+        while "state='connected'" not in virsh("dumpxml", name):
+            assert time.monotonic() < end, "the agent did not open its port"
+            time.sleep(0.3)
+
+
+def test_kata_s_drop_in_names_files_by_their_sha512(
+    exported: Callable[[str, str], Path], sev_guest: Path
+) -> None:
+    text = exported("kata", "sev-snp").read_text()
+    hypervisor = tomllib.loads(text)["hypervisor"]["qemu"]
+    assert hypervisor["sev_snp_guest"] is True
+    prefix = "#     io.katacontainers.config.hypervisor."
+    stated = dict(
+        line.removeprefix(prefix).split(": ") for line in text.splitlines() if prefix in line
+    )
+    for word in ("kernel", "initrd", "firmware"):
+        path = json.loads(stated[word])
+        assert path == hypervisor[word]
+        digest = subprocess.run(["sha512sum", path], capture_output=True, text=True, check=True)
+        assert digest.stdout.split()[0] == json.loads(stated[f"{word}_hash"])
+    assert load(sev_guest).files["kernel"].sha512 == json.loads(stated["kernel_hash"])
