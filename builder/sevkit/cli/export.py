@@ -67,7 +67,7 @@ def export(
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    click.echo(f"sevkit: wrote {shown(path)}", err=True)
+    click.echo(f"wrote {shown(path)}")
 
 
 @main.command()
