@@ -2,6 +2,7 @@
 """What a guest asks of its host."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from image_samples import CONFIG, bzimage
@@ -9,13 +10,17 @@ from image_samples import CONFIG, bzimage
 from sevkit.errors import BuildError
 from sevkit.ovmf import Mode
 from sevkit.requirements import (
+    BOOT_DEVICES,
+    DEVICE_NEEDS,
     MIB,
     VERSIONS,
     Contents,
     Swiotlb,
+    bounce_bytes,
     default_mib,
     kernel_init_bytes,
     kernel_problems,
+    launch_problems,
     minimum_mib,
 )
 
@@ -140,3 +145,49 @@ def test_what_is_no_bzimage_is_refused(data: bytes) -> None:
     kernel_init_bytes(bzimage())
     with pytest.raises(BuildError, match="vmlinuz"):
         kernel_init_bytes(data)
+
+
+def problems(**changes: Any) -> list[str]:
+    """Of a launch that is fine but for the changes."""
+    facts = {"memory_mib": 512, "vcpus": 1, "devices": BOOT_DEVICES} | changes
+    swiotlb = facts.pop("swiotlb", SHARE)
+    return launch_problems(minimum_mib(SMALL, swiotlb), swiotlb, **facts)
+
+
+def test_a_launch_that_fits_has_no_problem() -> None:
+    assert problems() == []
+    assert problems(vcpus=16, devices={**BOOT_DEVICES, "disk": 2, "share": 1, "vsock": 1}) == []
+
+
+def test_an_initramfs_that_does_not_unpack_is_found_at_the_very_minimum() -> None:
+    least = minimum_mib(SMALL, SHARE)
+    assert problems(memory_mib=least) == []
+    [problem] = problems(memory_mib=least - 1)
+    assert f"from {least} MiB on" in problem
+
+
+def test_bounce_buffers_larger_than_low_memory_are_found() -> None:
+    large = Swiotlb.of_cmdline(f"swiotlb={2048 * 512}")
+    assert large.mib(8192) == 2048
+    assert problems(swiotlb=large, memory_mib=2815) == []
+    [problem] = problems(swiotlb=large, memory_mib=2816)
+    assert "2048 MiB of memory below 4 GiB" in problem
+
+
+@pytest.mark.parametrize("device", sorted(DEVICE_NEEDS))
+def test_every_kind_of_device_takes_bounce_buffers_until_they_are_too_few(device: str) -> None:
+    some = Swiotlb.of_cmdline("swiotlb=1024")
+    counts = [count for count in range(64) if problems(swiotlb=some, devices={device: count})]
+    assert counts
+    assert counts == list(range(counts[0], 64))
+    assert counts[0] > 0
+    assert (
+        bounce_bytes({device: counts[0]}, 1) > 2 << 20 >= bounce_bytes({device: counts[0] - 1}, 1)
+    )
+
+
+def test_more_vcpus_need_more_bounce_buffers_for_their_queues() -> None:
+    disk = {**BOOT_DEVICES, "disk": 1}
+    assert problems(devices=disk, vcpus=32) == []
+    [problem] = problems(devices=disk, vcpus=64)
+    assert "1 disk with 64 vCPUs" in problem
