@@ -23,8 +23,8 @@ image: ## build recipes/sev-guest.toml from source, boot it, print a summary (RE
 	@$(BIN)/sevkit boot $(RECIPE)
 
 test: setup ## run every check and every test, those that boot guests included
-	@$(MAKE) --no-print-directory lint types
-	@$(BIN)/pytest
+	@$(MAKE) --no-print-directory lint types unit
+	@$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/guest
 
 check: setup lint types unit ## lint, types and unit tests: under 30 seconds once set up
 
@@ -40,7 +40,7 @@ types:
 	@$(BIN)/mypy
 
 unit:
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n auto tests/unit
 
 bench: setup ## measure: build, no-op, initramfs, boot; ratios within one run
 	@$(BIN)/python benchmarks/all.py
