@@ -283,6 +283,13 @@ class Constraints(Part):
     virtio: Virtio = Virtio()
 
 
+class DeviceNeed(Part):
+    """Bounce buffers without which a virtio device makes no progress."""
+
+    fixed_bytes: Annotated[Bytes, Field(description="Taken as long as the device is in use.")]
+    per_vcpu_bytes: Annotated[Bytes, Field(description="One largest request for each vCPU.")]
+
+
 class SwiotlbRule(Part):
     """The size of the bounce buffers, which come out of the guest's memory."""
 
@@ -293,6 +300,9 @@ class SwiotlbRule(Part):
     least_mib: Mib
     most_mib: Mib
     slot_bytes: int
+    devices: Annotated[
+        Mapping[str, DeviceNeed], Field(description="Kind of device → what one of it needs.")
+    ]
 
 
 class Memory(Part):

@@ -107,6 +107,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
                 "least_mib": 64,
                 "most_mib": 1024,
                 "slot_bytes": 2048,
+                "devices": {},
             },
         },
     }

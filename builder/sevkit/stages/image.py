@@ -5,6 +5,7 @@ Every statement of the manifest comes from this stage's record or from what othe
 the stage's key covers it. Adds no fact of its own and reads nothing else.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -26,7 +27,7 @@ from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 2
+VERSION = 3
 
 BUILD_ID_DIGITS = 12
 
@@ -283,5 +284,8 @@ def _memory(cmdline: str, facts: _Facts, out: Path) -> dict[str, Any]:
             "least_mib": requirements.SWIOTLB_LEAST_MIB,
             "most_mib": requirements.SWIOTLB_MOST_MIB,
             "slot_bytes": requirements.SLOT_BYTES,
+            "devices": {
+                name: dataclasses.asdict(need) for name, need in requirements.DEVICE_NEEDS.items()
+            },
         },
     }
