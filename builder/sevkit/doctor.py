@@ -147,6 +147,8 @@ def _parameter_remedy(facts: Facts, needs: Needs) -> str:
 
 
 def _asid_problem(facts: Facts, needs: Needs) -> str:
+    if needs.mode not in facts.cpu_features:
+        return ""  # the rule before says it all
     if facts.encrypted_guests == 0:
         return "the BIOS leaves no ASID for guests with encrypted memory"
     if needs.mode in _STATE and facts.es_guests == 0:
@@ -154,6 +156,12 @@ def _asid_problem(facts: Facts, needs: Needs) -> str:
     if needs.mode == "sev" and facts.sev_only_from > facts.encrypted_guests:
         return "the BIOS gives every ASID to guests with encrypted state"
     return ""
+
+
+def _asids_found(facts: Facts, needs: Needs) -> str:
+    if needs.mode not in facts.cpu_features:
+        return "not asked of a CPU without the mode"
+    return f"{facts.encrypted_guests} guests, {facts.es_guests} with encrypted state"
 
 
 def _device_remedy(facts: Facts, _needs: Needs) -> str:
@@ -186,7 +194,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "asids",
         _SEV,
-        lambda facts, _: f"{facts.encrypted_guests} guests, {facts.es_guests} with encrypted state",
+        _asids_found,
         _asid_problem,
         lambda *_: "set 'SEV ASID Count' and 'SEV-ES ASID Space Limit' in the BIOS (CBS, CPU)",
     ),
@@ -223,7 +231,7 @@ RULES: Sequence[Rule] = (
         _SEV,
         lambda facts, _: facts.kvm_problem or "runs a guest",
         lambda facts, _: facts.kvm_problem,
-        lambda *_: "enable SVM in the BIOS; usermod -a -G kvm $USER; no nested virtualization",
+        lambda *_: "enable SVM in the BIOS; usermod -a -G kvm $USER; not inside another guest",
     ),
     Rule(
         "qemu",
