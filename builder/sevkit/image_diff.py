@@ -6,6 +6,7 @@ firmware, the version of a source. Compares what was published and builds nothin
 """
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,8 +16,15 @@ from typing import Any
 from sevkit.errors import ImageError
 from sevkit.kconfig.dotconfig import values_of
 from sevkit.manifest import Manifest, Role, load, verify
+from sevkit.manifest_shape import FirmwareBuild
+from sevkit.ovmf import volume_ranges
 
-_PAGE = 4096
+_VOLUMES = {
+    "48db5e17-707c-472d-91cd-1613e7ef51b0": "FVMAIN_COMPACT (the compressed rest)",
+    "763bed0d-de9f-48f5-81f1-3e90e1b1a015": "SECFV (what starts first)",
+    "fff12b8d-7696-4c8b-a985-2747075b4f50": "variables",
+}
+"""Names in OvmfPkg's flash descriptions (FvNameGuid), by GUID."""
 _ROW = ("type", "mode", "size", "sha256", "target", "device", "same_as")
 """What of a path's row in contents.json is in the archive; all else is why it is there."""
 
@@ -160,17 +168,7 @@ def _firmware(old: _Image, new: _Image) -> Iterator[Difference]:
     a, b = old.manifest.firmware, new.manifest.firmware
     if a.sha256 == b.sha256:
         return
-    one, other = a.build, b.build
-    facts = ("source", "version", "platform", "target", "toolchain", "series", "source_patches")
-    for what in facts:
-        yield from _value("firmware", what, getattr(one, what, None), getattr(other, what, None))
-    yield from _mapping(
-        "firmware macro", one.defines if one else {}, other.defines if other else {}
-    )
-    yield from _mapping("firmware tool", one.tools if one else {}, other.tools if other else {})
-    yield from _patches(
-        "firmware patch", one.patches if one else (), other.patches if other else ()
-    )
+    yield from _firmware_builds(a.build, b.build)
     entries = [{entry.name or entry.guid: entry.data for entry in each.table} for each in (a, b)]
     yield from _mapping("firmware table", *entries)
     sections = [
@@ -178,22 +176,53 @@ def _firmware(old: _Image, new: _Image) -> Iterator[Difference]:
         for part in (a, b)
     ]
     yield from _mapping("firmware metadata", *sections)
-    yield from _regions(old.read("firmware"), new.read("firmware"))
+    yield from _value("firmware", "size in bytes", a.size, b.size)
+    yield from _mapping("firmware volume", _volumes(old), _volumes(new))
 
 
-def _regions(old: bytes, new: bytes) -> Iterator[Difference]:
-    """Ranges of differing pages, by their distance from the end, where the guest starts."""
-    if len(old) != len(new):
-        yield Difference("firmware", "size", f"{len(old)} bytes", f"{len(new)} bytes")
+def _firmware_builds(old: FirmwareBuild | None, new: FirmwareBuild | None) -> Iterator[Difference]:
+    if old is None or new is None:
+        made = [
+            f"from {one.source} {one.version or ''}".strip() if one else "taken"
+            for one in (old, new)
+        ]
+        yield from _value("firmware", "made", *made)
         return
-    start: int | None = None
-    for offset in range(0, len(old) + _PAGE, _PAGE):
-        is_same = old[offset : offset + _PAGE] == new[offset : offset + _PAGE]
-        if not is_same and start is None:
-            start = offset
-        elif is_same and start is not None:
-            yield Difference("firmware", f"bytes {start:#x} to {offset:#x}", "some", "others")
-            start = None
+    for what in (
+        "source",
+        "version",
+        "platform",
+        "target",
+        "toolchain",
+        "series",
+        "source_patches",
+    ):
+        yield from _value("firmware", what, getattr(old, what), getattr(new, what))
+    yield from _mapping("firmware macro", old.defines, new.defines)
+    yield from _mapping("firmware tool", old.tools, new.tools)
+    yield from _patches("firmware patch", old.patches, new.patches)
+
+
+def _volumes(image: _Image) -> dict[str, str]:
+    """Name of each firmware volume, and of what lies between → length and digest."""
+    data = image.read("firmware")
+    regions: list[tuple[str, bytes]] = []
+    end = 0
+    for start, stop, guid in volume_ranges(data, str(image.folder)):
+        regions += [
+            ("between volumes", data[end:start]),
+            (_VOLUMES.get(guid, guid), data[start:stop]),
+        ]
+        end = stop
+    regions.append(("between volumes", data[end:]))
+    made: dict[str, str] = {}
+    for name, content in regions:
+        if content.strip(b"\xff"):  # else it is erased flash
+            number = 1 + sum(key == name or key.startswith(f"{name}, no. ") for key in made)
+            key = name if number == 1 else f"{name}, no. {number}"
+            digest = hashlib.sha256(content).hexdigest()
+            made[key] = f"{len(content)} bytes, sha256 {digest}"
+    return made
 
 
 def _patches(part: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Difference]:

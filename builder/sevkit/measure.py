@@ -284,6 +284,9 @@ class _Launch:
     def _check(self, mode: Mode) -> None:
         name, place = self._boot.firmware, self._facts.kernel_hashes
         problems = list(self._facts.problems[mode])
+        has_metadata = any(entry.name == "sev-metadata" for entry in self._facts.table)
+        if has_metadata and self._facts.metadata is None and not problems:
+            problems.append("its SEV metadata are of a version that is not known here")
         if place is not None and place.base % _PAGE + _TABLE_BYTES > _PAGE:
             problems.append("its place for kernel hashes crosses a page")
         for section in (self._facts.metadata or ()) if mode == "sev-snp" else ():

@@ -189,6 +189,17 @@ class _Volume:
     """Offset of its first file."""
 
 
+def volume_ranges(data: bytes, name: str) -> Iterator[tuple[int, int, str]]:
+    """Start, end and GUID of each firmware volume: its own name, or its format's without one.
+
+    Raises `ImageError` for damaged volumes.
+    """
+    for volume in _volumes(data, name):
+        [extension] = struct.unpack_from("<H", data, volume.start + 52)
+        place = volume.start + (extension or 16)
+        yield volume.start, volume.end, str(UUID(bytes_le=data[place : place + 16]))
+
+
 def _volumes(data: bytes, name: str) -> Iterator[_Volume]:
     """The firmware volumes (PI 1.8, 3.2.1); what is between them is skipped page by page."""
     offset = 0

@@ -2,6 +2,7 @@
 """Launch measurements: against the specifications, against published ones, and what is refused."""
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,7 @@ def test_a_launch_that_can_t_be_is_refused(boot: Boot, changes: dict[str, Any], 
         ({"sections": ((0x800000, 0x900, 1), *SECTIONS[1:])}, "not of whole pages"),
         ({"sections": ((0x80D000, 0x2000, 2), *SNP_SECTIONS)}, "secrets .* not of whole pages"),
         ({"reset": 0}, "no SEV-ES reset address"),
+        ({"version": 2}, "no SEV metadata of a known version"),
     ],
 )
 def test_firmware_that_would_give_a_meaningless_digest_is_refused(
@@ -247,3 +249,24 @@ def test_a_file_that_is_no_firmware_is_refused_also_for_plain_sev(boot: Boot) ->
     boot.firmware.write_bytes(hashlib.sha256(b"noise").digest() * 4096)
     with pytest.raises(ImageError, match="not an OVMF image"):
         measure(boot, replace(WANTED, modes=("sev",)))
+
+
+def test_damaged_firmware_gives_digests_or_one_clear_error(boot: Boot) -> None:
+    good = boot.firmware.read_bytes()
+    chance = random.Random(1)
+    wanted = replace(WANTED, vcpus=(2,), cpus=("EPYC-Milan",), guest_features=(1,))
+    answers = {True: 0, False: 0}
+    for number in range(1000):
+        data = bytearray(good)
+        tail = len(data) - chance.choice((200, 5000, len(data)))
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(tail, len(data))] = chance.randrange(256)
+        boot.firmware.write_bytes(data[: chance.randrange(len(data))] if number % 9 == 0 else data)
+        problem = ""
+        try:
+            assert measure(boot, replace(wanted, modes=(chance.choice(wanted.modes),)))
+        except ImageError as error:
+            problem = str(error)
+        assert "sev-snp-measure" not in problem
+        answers[not problem] += 1
+    assert min(answers.values()) > 100

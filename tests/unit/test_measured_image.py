@@ -199,7 +199,10 @@ def other_firmware(bench: Bench) -> None:
         (other_config, "kernel config: + DEBUG_FS: y"),
         (other_patch, "patch: 0001-virtio.patch: sha256 bbb"),
         (other_file, f"initramfs: + /usr/bin/crun: type file, sha256 {'1' * 64}, crun 1.8"),
-        (other_firmware, "firmware: bytes 0x14000 to 0x15000: some → others"),
+        (
+            other_firmware,
+            "firmware volume: 8c8ce578-8a3d-4f1c-9935-896185c32dd3: 65536 bytes, sha256 ",
+        ),
     ],
 )
 def test_each_cause_is_named(good: Path, tmp_path: Path, change: Change, words: str) -> None:
