@@ -5,9 +5,9 @@ The secure processor refuses a launch with another digest or policy, and puts th
 keys into every attestation report. Signatures are deterministic (RFC 6979), so the same keys and
 digest are the same bytes. A private key is read, used, and never written or shown.
 
-Layouts: SEV-SNP Firmware ABI 1.55 (56860), tables 74 (ID_BLOCK), 75 (ID_AUTH) and chapter 10
-(ECDSA P-384 with SHA-384, numbers little-endian); QEMU's sev-snp-guest takes both in base64, as
-id-block and id-auth, with author-key-enabled.
+Layouts: SEV-SNP Firmware ABI (AMD 56860), SNP_LAUNCH_FINISH: ID block and ID authentication
+information; its chapter on digital signatures: ECDSA P-384 with SHA-384, numbers little-endian.
+QEMU's sev-snp-guest takes both in base64, as id-block and id-auth, with author-key-enabled.
 """
 
 import base64
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 POLICY = 0x30000
-"""Of a guest on any host, with SMT, without debugging (ABI table 10); that of `sevkit boot`."""
+"""Of a guest on any host, with SMT, without debugging (ABI, guest policy); that of `sevkit boot`."""
 
 KEY_LIMIT_BYTES = 1 << 16
 

@@ -100,8 +100,8 @@ class Measurement:
     init: Init | None
     covers: Covers
     digest: str
-    """Hex: 32 bytes, the launch measurement before its HMAC (SEV API 6.5.1), for sev and sev-es;
-    48 bytes, the launch digest (SNP ABI 8.17), for sev-snp."""
+    """Hex: 32 bytes, the launch measurement before its HMAC (SEV API, LAUNCH_MEASURE), for sev and
+    sev-es; 48 bytes, the launch digest (SNP ABI 8.17.2), for sev-snp."""
 
     def record(self) -> dict[str, Any]:
         """The same as plain data for JSON."""
@@ -255,7 +255,7 @@ class _Launch:
                         yield self._row("sev-snp", vcpus, cpu, features, vmm, None, digest)
 
     def _sev(self, save_areas: bytes = b"") -> bytes:
-        """SHA-256 of what is encrypted in place, in its order (SEV API 6.4, LAUNCH_UPDATE)."""
+        """SHA-256 of what is encrypted in place, in its order (SEV API, LAUNCH_UPDATE_*)."""
         whole = hashlib.sha256(self._ovmf.data())
         if self.covers("sev") != "firmware":
             whole.update(self._hashes.construct_table())

@@ -18,6 +18,7 @@ from sevkit.errors import ImageError, RecipeError
 from sevkit.image_diff import differences
 from sevkit.manifest import load, text_of, write_sums
 from sevkit.manifest_shape import Manifest
+from sevkit.measure import Boot, measure
 from sevkit.measured_image import measure_image, measurement_differences, wanted_of
 
 FIRMWARE = firmware(hashes=(0x810C00, 0x400), sections=WITH_HASHES)
@@ -73,6 +74,19 @@ def test_words_that_are_appended_are_measured(good: Path, tmp_path: Path) -> Non
     assert [row.digest for row in appended] == [row.digest for row in load(longer).measurements]
     with pytest.raises(RecipeError, match="quote"):
         measure_image(good, manifest, append=('"',))
+
+
+def test_an_image_with_its_initramfs_in_the_kernel_measures_without_one(
+    good: Path, tmp_path: Path
+) -> None:
+    folder = image(tmp_path / "builtin", lambda bench: bench.others(placement="builtin"))
+    manifest = load(folder)
+    assert "initramfs" not in manifest.files
+    assert measurement_differences(folder, manifest) == []
+    digests = {row.digest for row in manifest.measurements}
+    assert not digests & {row.digest for row in load(good).measurements}
+    boot = Boot(folder / "firmware.fd", folder / "vmlinuz", None, manifest.cmdline)
+    assert {row.digest for row in measure(boot, wanted_of(manifest))} == digests
 
 
 def _kernel() -> dict[str, Any]:
