@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from sevkit.archive import unpack_deb
 from sevkit.manifest import load
 from sevkit.recipe import DebSource
-from sevkit.sources import Apt, fetch, resolve
+from sevkit.sources import Apt, DebGroup, fetch, resolve
 
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 NOBODY = 65534
@@ -70,13 +71,17 @@ def test_the_script_boots_the_guest_with_its_hashes_checked(
         assert HELLO in hello_of(tmp_path / "agent.sock", process)
 
 
+def config_argv(path: Path, qemu: Path | None = None) -> list[str]:
+    """What the head of a configuration file says is to be run."""
+    [line] = [one for one in path.read_text().splitlines() if "-readconfig THIS_FILE" in one]
+    program, *words = line.removeprefix("# ").replace("THIS_FILE", str(path)).split()
+    return [str(qemu or program), *words]
+
+
 def test_the_configuration_file_boots_the_guest_too(
     exported: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    path = exported("qemu-config", "none")
-    [line] = [one for one in path.read_text().splitlines() if "-readconfig THIS_FILE" in one]
-    argv = line.removeprefix("# ").replace("THIS_FILE", str(path)).split()
-    with started(argv, tmp_path) as process:
+    with started(config_argv(exported("qemu-config", "none")), tmp_path) as process:
         assert HELLO in hello_of(tmp_path / "agent.sock", process)
 
 
@@ -97,6 +102,69 @@ def test_qemu_understands_the_script_of_a_mode_and_lacks_only_the_hardware(
         pytest.skip("this host has SEV: the guest would run")
     assert answer.returncode == 1
     assert "sev_kvm_init" in answer.stderr or "access KVM" in answer.stderr
+
+
+@pytest.fixture(scope="module")
+def new_qemu(tmp_path_factory: pytest.TempPathFactory, mirror: None) -> Path:
+    """A program that runs Debian 13's QEMU, which knows SEV-SNP, from unpacked packages."""
+    folder = tmp_path_factory.mktemp("qemu")
+    root = folder / "root"
+    root.mkdir()
+    apt = Apt(folder / "apt")
+    for pin in resolve(DebGroup(("qemu-system-x86",), "trixie"), apt):
+        fetch(pin, folder / pin.name, lambda *told: None, apt)
+        unpack_deb(folder / pin.name, root)
+        (folder / pin.name).unlink()
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    argv = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
+    argv.append(root / "usr/bin/qemu-system-x86_64")
+    argv += ["-L", root / "usr/share/qemu", "-L", root / "usr/share/seabios"]
+    program = folder / "qemu"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, argv))} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.network
+def test_a_qemu_that_knows_snp_understands_it_and_lacks_only_the_hardware(
+    exported: Callable[[str, str], Path], new_qemu: Path, tmp_path: Path
+) -> None:
+    if Path("/dev/sev").exists():
+        pytest.skip("this host has SEV: the guest would run")
+    script = exported("qemu", "sev-snp")
+    misspelt = tmp_path / "misspelt"
+    misspelt.write_text(script.read_text().replace("kernel-hashes=", "kernel-digests="))
+    complaints = [
+        subprocess.run(
+            argv,
+            cwd=tmp_path,
+            env={**os.environ, "QEMU": str(new_qemu)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ).stderr
+        for argv in (
+            ["sh", str(script)],
+            config_argv(exported("qemu-config", "sev-snp"), new_qemu),
+            ["sh", str(misspelt)],
+        )
+    ]
+    for complaint in complaints[:2]:
+        assert "SEV-SNP not supported by KVM" in complaint or "access KVM" in complaint
+    assert "Invalid parameter 'kernel-digests'" in complaints[2]
+
+
+@pytest.mark.network
+def test_the_script_boots_the_guest_on_a_newer_qemu_too(
+    sevkit: Sevkit, sev_guest: Path, new_qemu: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    answer = sevkit("export", sev_guest, "qemu", "--mode", "none", "--qemu", "10.0", "-o", script)
+    assert answer.returncode == 0, answer.stderr
+    with started(["env", f"QEMU={new_qemu}", str(script)], tmp_path) as process:
+        assert HELLO in hello_of(tmp_path / "agent.sock", process)
 
 
 def xml_problems(path: Path, schema: Path) -> str:

@@ -13,6 +13,7 @@ from sevkit.guest.launch import Launch
 from sevkit.guest.session import Session, spec_of
 from sevkit.hash_table import hash_table
 from sevkit.manifest import Manifest, describe_file, load, text_of, write_sums
+from sevkit.requirements import BOOT_DEVICES
 
 ROLES = {"kernel": "vmlinuz", "initramfs": "initramfs", "firmware": "firmware.fd"}
 MODES = ("sev", "sev-es", "sev-snp")
@@ -149,6 +150,18 @@ def test_firmware_with_a_place_for_hashes_gets_them_without_sev_too(folder: Path
     assert (spec.hashes_at, spec.hashes) == (0x810C00, expected)
 
 
+def test_a_newer_qemu_hands_firmware_the_kernel_as_it_is(folder: Path) -> None:
+    place = {"base": 0x810C00, "size": 1024, "for_snp": True}
+    (folder / "vmlinuz").write_bytes(bytes(0x202) + b"HdrS" + bytes(0x100))
+    manifest = published(folder, firmware=facts(folder)["firmware"] | {"kernel_hashes": place})
+    kernel = (folder / "vmlinuz").read_bytes()
+    plain = hash_table(kernel, b"initramfs", "console=ttyS0 panic=-1")
+    assert spec_of(manifest, folder, qemu_version=(10, 0, 2)).hashes == plain
+    older = spec_of(manifest, folder, qemu_version=(9, 2, 4)).hashes
+    assert older != plain
+    assert spec_of(manifest, folder).hashes == older
+
+
 def test_a_builtin_initramfs_and_a_flash_firmware_are_seen(folder: Path) -> None:
     all_facts = facts(folder)
     files = {role: file for role, file in all_facts["files"].items() if role != "initramfs"}
@@ -163,6 +176,14 @@ def test_memory_is_at_least_what_the_manifest_asks_for(folder: Path) -> None:
     assert spec_of(manifest, folder, memory="200M").memory_mib == 200
     with pytest.raises(RecipeError, match="needs 200 MiB"):
         spec_of(manifest, folder, memory="199M")
+
+
+def test_a_device_that_the_bounce_buffers_do_not_hold_is_refused(folder: Path) -> None:
+    manifest = published(folder, cmdline="console=ttyS0 swiotlb=1024")
+    assert spec_of(manifest, folder, vcpus=1)
+    with pytest.raises(RecipeError, match="can't run with 512 MiB") as caught:
+        spec_of(manifest, folder, vcpus=1, devices={**BOOT_DEVICES, "disk": 1})
+    assert "1 disk with 1 vCPUs" in caught.value.why
 
 
 def test_a_guest_has_room_for_its_workload_unless_its_size_is_said(folder: Path) -> None:

@@ -4,12 +4,14 @@
 import dataclasses
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
 import click
 
 from sevkit.cli.common import Place, main, shown
+from sevkit.errors import RecipeError
 
 _FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "corim")
 
@@ -26,6 +28,11 @@ _FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "
 @click.option("--cpu", help="One of the CPU models that the manifest lists.")
 @click.option("--memory", help="Memory of the guest: 512M, 2G (default: as the manifest says).")
 @click.option(
+    "--qemu",
+    metavar="VERSION",
+    help="Which QEMU will run it, for --mode none: 10.0 hands firmware another kernel than 7.2.",
+)
+@click.option(
     "-o",
     "--out",
     "path",
@@ -41,6 +48,7 @@ def export(
     vcpus: int | None,
     cpu: str | None,
     memory: str | None,
+    qemu: str | None,
     path: Path | None,
 ) -> None:
     """Write what another program needs to launch or to trust IMAGE, from its manifest.
@@ -52,7 +60,12 @@ def export(
     from sevkit.output import find_image
 
     subject = subject_of(
-        find_image(image, place.output), mode=mode, vcpus=vcpus, cpu=cpu, memory=memory
+        find_image(image, place.output),
+        mode=mode,
+        vcpus=vcpus,
+        cpu=cpu,
+        memory=memory,
+        qemu_version=_version(qemu),
     )
     for line in subject.warnings():
         click.echo(f"sevkit: {line}", err=True)
@@ -68,6 +81,14 @@ def export(
     finally:
         draft.unlink(missing_ok=True)
     click.echo(f"wrote {shown(path)}")
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}", text, re.ASCII) is None:
+        raise RecipeError(f"--qemu: '{text}' is no version", hint="--qemu 10.0")
+    return tuple(map(int, text.split(".")))
 
 
 @main.command()

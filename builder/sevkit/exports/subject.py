@@ -107,10 +107,12 @@ def subject_of(
     vcpus: int | None = None,
     cpu: str | None = None,
     memory: str | None = None,
+    qemu_version: Sequence[int] = (),
 ) -> Subject:
     """The image in `folder` launched in `mode`; what is None is what the manifest says first.
 
-    Without `mode` it is the strongest that the image can do. Raises `ImageError` for a mode that
+    Without `mode` it is the strongest that the image can do. `qemu_version` matters without SEV
+    alone: from 10.0 on the firmware sees another kernel. Raises `ImageError` for a mode that
     the image can't do, with the manifest's reason, and for files that were changed; `RecipeError`
     for a number of vCPUs, a CPU or memory that the image is not made for.
     """
@@ -122,6 +124,7 @@ def subject_of(
         folder.absolute(),
         memory=memory,
         vcpus=_listed("--vcpus", vcpus, offered.vcpus),
+        qemu_version=qemu_version,
     )
     spec = replace(spec, cpu=_listed("--cpu", cpu, offered.cpus))
     if chosen == NO_MODE:

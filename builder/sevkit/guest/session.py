@@ -22,6 +22,10 @@ from sevkit.hash_table import hash_table, patched_kernel
 from sevkit.manifest import Manifest, Role, load
 from sevkit.requirements import BOOT_DEVICES, Swiotlb, launch_problems
 
+_UNPATCHED_FROM = (10, 0)
+"""The first QEMU that offers the kernel as it is in its file too (fw_cfg etc/boot/kernel, in
+hw/i386/x86-common.c); firmware from edk2-stable202502 on takes that one."""
+
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
 
 
@@ -57,6 +61,7 @@ class Session:
         incomplete or was changed, `HostError` for a host that can't do it.
         """
         manifest = load(folder)
+        qemu = find_qemu()
         spec = spec_of(
             manifest,
             folder.absolute(),
@@ -64,9 +69,9 @@ class Session:
             room_for_bytes=room_for_bytes,
             more_cmdline=more_cmdline,
             devices={**BOOT_DEVICES, "share": rootfs is not None, "disk": disk is not None},
+            qemu_version=qemu.version,
         )
         spec = replace(spec, disk=disk)
-        qemu = find_qemu()
         launch = choose(qemu, wanted=accel, modes=spec.modes, cache=cache)
         setting = Setting(
             qemu=qemu,
@@ -150,11 +155,13 @@ def spec_of(
     more_cmdline: str = "",
     vcpus: int | None = None,
     devices: Mapping[str, int] = BOOT_DEVICES,
+    qemu_version: Sequence[int] = (),
 ) -> GuestSpec:
     """What the manifest of the image in `folder` says about booting it.
 
     Memory is what the manifest takes by default, and more where the workload needs it. The hashes
-    cover `more_cmdline` too. `devices` counts those that take bounce buffers.
+    cover `more_cmdline` too. `devices` counts those that take bounce buffers. `qemu_version` is the
+    one that will run it, 7.2 when nobody says: it decides which kernel the firmware sees.
 
     Raises `RecipeError` for `memory` that is impossible or too little for the devices,
     `ImageError` for a file that is not as published.
@@ -194,17 +201,20 @@ def spec_of(
         cpu=manifest.launch.cpus[0],
         modes=modes,
         hashes_at=None if hashes is None else hashes.base,
-        hashes=b"" if hashes is None else _hashes_without_sev(files, cmdline, mib),
+        hashes=b"" if hashes is None else _hashes_without_sev(files, cmdline, mib, qemu_version),
         hashed_modes=tuple(mode for mode in modes if manifest.launch.modes[mode].kernel_hashes),
     )
 
 
-def _hashes_without_sev(files: Mapping[Role, Path], cmdline: str, memory_mib: int) -> bytes:
+def _hashes_without_sev(
+    files: Mapping[Role, Path], cmdline: str, memory_mib: int, qemu_version: Sequence[int]
+) -> bytes:
     """The table of hashes for a launch without SEV: firmware that checks refuses without it."""
     initrd = files["initramfs"].read_bytes() if "initramfs" in files else b""
     kernel = files["kernel"].read_bytes()
-    patched = patched_kernel(kernel, initrd_bytes=len(initrd), memory_mib=memory_mib)
-    return hash_table(patched, initrd, cmdline)
+    if tuple(qemu_version) < _UNPATCHED_FROM:
+        kernel = patched_kernel(kernel, initrd_bytes=len(initrd), memory_mib=memory_mib)
+    return hash_table(kernel, initrd, cmdline)
 
 
 def _check_file(path: Path, sha256: str) -> None:
