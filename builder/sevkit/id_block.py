@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 POLICY = 0x30000
-"""Of a guest on any host, with SMT, without debugging (ABI, guest policy); that of `sevkit boot`."""
+"""Of a guest on any host, with SMT, without debugging (ABI: guest policy); `sevkit boot`'s."""
 
 KEY_LIMIT_BYTES = 1 << 16
 

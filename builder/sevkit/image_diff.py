@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.errors import ImageError
+from sevkit.firmware_modules import modules
 from sevkit.kconfig.dotconfig import values_of
 from sevkit.manifest import Manifest, Role, load, verify
 from sevkit.manifest_shape import FirmwareBuild
@@ -178,6 +179,8 @@ def _firmware(old: _Image, new: _Image) -> Iterator[Difference]:
     yield from _mapping("firmware metadata", *sections)
     yield from _value("firmware", "size in bytes", a.size, b.size)
     yield from _mapping("firmware volume", _volumes(old), _volumes(new))
+    contents = [modules(each.read("firmware"), str(each.folder)) for each in (old, new)]
+    yield from _mapping("firmware module", *contents)
 
 
 def _firmware_builds(old: FirmwareBuild | None, new: FirmwareBuild | None) -> Iterator[Difference]:

@@ -14,6 +14,7 @@ CRAFTS = {
     "copyright",
     "cpio",
     "elf",
+    "firmware_modules",
     "hash_table",
     "kconfig",
     "loader",
