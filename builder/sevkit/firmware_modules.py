@@ -34,11 +34,16 @@ def modules(data: bytes, name: str) -> dict[str, str]:
     the image `name`.
     """
     made: dict[str, str] = {}
-    for module, content in _Walk().volumes(data, name, 0):
+    for module, content in contents(data, name):
         number = 1 + sum(key == module or key.startswith(f"{module}, no. ") for key in made)
         key = module if number == 1 else f"{module}, no. {number}"
         made[key] = f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}"
     return made
+
+
+def contents(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file, as `modules` finds them. Raises as it does."""
+    return _Walk().volumes(data, name, 0)
 
 
 class _Walk:

@@ -127,13 +127,16 @@ def read_firmware(path: Path, name: str = "") -> FirmwareFacts:
 
     Raises `ImageError` when it is no OVMF image or damaged.
     """
-    name = name or str(path)
+    return parse(read_bytes(path, name), name or str(path))
+
+
+def read_bytes(path: Path, name: str = "") -> bytes:
+    """At most one byte more than an image may have. Raises `ImageError` when it can't be read."""
     try:
         with path.open("rb") as file:
-            data = file.read(LIMIT_BYTES + 1)
+            return file.read(LIMIT_BYTES + 1)
     except OSError as error:
-        raise ImageError(f"{name} can't be read", why=str(error.strerror)) from error
-    return parse(data, name)
+        raise ImageError(f"{name or path} can't be read", why=str(error.strerror)) from error
 
 
 def parse(data: bytes, name: str) -> FirmwareFacts:

@@ -15,6 +15,7 @@ CRAFTS = {
     "cpio",
     "elf",
     "firmware_modules",
+    "firmware_verifier",
     "hash_table",
     "kconfig",
     "loader",

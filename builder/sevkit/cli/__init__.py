@@ -6,6 +6,7 @@ build.py    build, list, check, fetch, update, show, clean
 image.py    why, verify, schema, boot
 guest.py    run, probe
 export.py   export, doctor
+firmware.py firmware inspect
 kernel.py   kconfig why, menuconfig
 measure.py  measure, diff
 """
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 
 import click
 
-from sevkit.cli import build, export, guest, image, kernel, measure  # noqa: F401
+from sevkit.cli import build, export, firmware, guest, image, kernel, measure  # noqa: F401
 from sevkit.cli.common import main
 from sevkit.errors import SevkitError
 
