@@ -34,16 +34,30 @@ def in_guest(
 
 
 @pytest.fixture
-def session(sev_guest: Path, tmp_path: Path) -> Session:
+def ready(sev_guest: Path, tmp_path: Path) -> Callable[[str], Session]:
+    """The default image with more on its command line, ready to boot."""
+
+    def of_image(cmdline: str = "") -> Session:
+        return Session.of_image(
+            sev_guest,
+            cache=tmp_path / "cache",
+            log=tmp_path / "console.log",
+            more_cmdline=cmdline,
+        )
+
+    return of_image
+
+
+@pytest.fixture
+def session(ready: Callable[[str], Session]) -> Session:
     """The default image, ready to boot."""
-    return Session.of_image(sev_guest, cache=tmp_path / "cache", log=tmp_path / "console.log")
+    return ready("")
 
 
-def boot_again(session: Session, cmdline: str, **limits: float) -> None:
-    """The same guest with more on its command line, and other limits."""
-    spec = replace(session.spec, cmdline=f"{session.spec.cmdline} {cmdline}")
+def boot_with(session: Session, **limits: float) -> None:
+    """Boot with other limits of time."""
     setting = replace(session.setting, limits=replace(session.setting.limits, **limits))
-    replace(session, spec=spec, setting=setting).run([], stdout=io.BytesIO(), stderr=io.BytesIO())
+    replace(session, setting=setting).run([], stdout=io.BytesIO(), stderr=io.BytesIO())
 
 
 def test_the_command_is_root(in_guest: Boot) -> None:
@@ -102,26 +116,30 @@ def test_a_guest_that_powers_off_under_its_command_is_an_error(in_guest: Boot) -
     assert "the guest powered off when it owed the command's end" in result.stderr
 
 
-def test_a_kernel_that_panics_is_an_error_with_the_end_of_its_console(session: Session) -> None:
+def test_a_kernel_that_panics_is_an_error_with_the_end_of_its_console(
+    ready: Callable[[str], Session],
+) -> None:
     with pytest.raises(ImageError, match="the guest's kernel panicked") as caught:
-        boot_again(session, "rdinit=/no/such/init")
+        boot_with(ready("rdinit=/no/such/init"))
     assert "Kernel panic - not syncing: " in caught.value.why.splitlines()[0]
     assert "the end of its console:" in caught.value.why
     assert caught.value.log is not None
     assert b"Kernel panic" in caught.value.log.read_bytes()
 
 
-def test_a_panic_that_waits_for_somebody_is_not_waited_for(session: Session) -> None:
+def test_a_panic_that_waits_for_somebody_is_not_waited_for(
+    ready: Callable[[str], Session],
+) -> None:
     started = time.monotonic()
     with pytest.raises(ImageError, match="the guest's kernel panicked"):
-        boot_again(session, "rdinit=/no/such/init panic=0", hello=200)
+        boot_with(ready("rdinit=/no/such/init panic=0"), hello=200)
     assert time.monotonic() - started < 150
 
 
 def test_a_guest_that_stays_silent_is_an_error(session: Session) -> None:
     assert session.spec.initramfs is not None
     with pytest.raises(ImageError, match="failed to give its greeting within 1 s") as caught:
-        boot_again(session, "", hello=1)
+        boot_with(session, hello=1)
     assert caught.value.log is not None
 
 

@@ -57,7 +57,7 @@ def test_after_a_change_to_the_agent_only_agent_initramfs_and_image_run(
 ) -> None:
     build(sevkit, project)
     before = (project / "output" / "sev-guest" / "latest").resolve()
-    edit(project / "agent" / "version.h", '"0.1.0"', f'"0.1.1+{secrets.token_hex(4)}"')
+    edit(project / "agent" / "version.h", 'VERSION "', f'VERSION "{secrets.token_hex(4)}-')
     assert planned(sevkit, project) == {"agent", "initramfs", "image"}
     shown = sevkit("-C", project, "show", "sev-guest", "--why")
     assert "inputs.folder" in shown.stdout

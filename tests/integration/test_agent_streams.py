@@ -255,6 +255,8 @@ def test_malformed_input_of_another_connection_ends_that_connection_alone(agent:
             second.receive()
     assert agent.owner.outcome(agent.owner.run("echo", "owner"))[1] == b"owner\n"
     agent.owner.sock.sendall(struct.pack("<IBBH", 70000, 0, 0, 0))
+    while "what" not in agent.owner.event()["params"]:
+        pass
     agent.owner.sock.close()
     assert agent.end() == FAILED
 

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("mirror")]
-TARGET = "sev-guest:firmware"
+TARGET = "sev-guest-ovmf:firmware"
 
 
 @pytest.fixture(scope="module")
