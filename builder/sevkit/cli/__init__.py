@@ -6,7 +6,7 @@ build.py    build, list, check, fetch, update, show, clean
 image.py    why, verify, schema, boot
 guest.py    run, probe
 export.py   export, doctor
-firmware.py firmware inspect
+firmware.py firmware inspect, prove
 kernel.py   kconfig why, menuconfig
 measure.py  measure, diff
 """

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs about firmware: firmware inspect."""
+"""Verbs about firmware: firmware inspect, prove."""
 
 import json
+import os
 from pathlib import Path
 
 import click
 
-from sevkit.cli.common import main
+from sevkit.cli.common import Place, main, shown
 
 _SAYS = {
     "no-place": "it has no place for hashes: boot can't be measured",
@@ -50,3 +51,39 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo("kernel hashes: no section of the SEV metadata for sev-snp")
     click.echo(f"modules: {len(found)}")
     click.echo(f"kernel hashes: {_SAYS[verdict]}")
+
+
+@main.command()
+@click.argument("image", default="sev-guest")
+@click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
+@click.pass_obj
+def prove(place: Place, image: str, as_json: bool) -> int:
+    """Show that the firmware of IMAGE refuses a changed kernel, initrd or command line.
+
+    Boots the image under emulation, with the hashes where a SEV host puts them: as it is, and with
+    one thing changed each time. The result is written beside the image's folder. Exit status 1 when
+    anything changed was not refused.
+    """
+    from sevkit.guest.prove import prove as boot_all
+    from sevkit.guest.session import Session
+    from sevkit.output import find_image
+    from sevkit.store import default_root
+
+    folder = find_image(image, place.output).resolve()
+    session = Session.of_image(folder, accel="tcg", cache=default_root(os.environ) / "hosts")
+    proof = boot_all(session)
+    file = folder.with_name(f"{folder.name}.proof.json")
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(proof.text(), encoding="utf-8")
+    draft.replace(file)
+    if as_json:
+        click.echo(proof.text(), nl=False)
+        return 0 if proof.is_proven else 1
+    for seen in proof.cases:
+        mark = "ok" if seen.is_right else "WRONG"
+        click.echo(
+            f"{mark:5}  {seen.case:12}  {seen.seen:7}  {seen.seconds:5.1f} s  {seen.evidence}"
+        )
+    verdict = "the firmware refuses what it must" if proof.is_proven else "NOT PROVEN"
+    click.echo(f"{shown(file)}: {verdict}")
+    return 0 if proof.is_proven else 1

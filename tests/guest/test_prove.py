@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware that checks is told from firmware that only takes hashes, by booting both."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.boots, pytest.mark.network]
+
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+CHANGES = ["kernel", "initrd", "cmdline", "no-table", "entry-length"]
+UNCHECKED = """\
+schema = 1
+extends = "sev-guest"
+name = "unchecked"
+
+[sources.generic]
+deb = "ovmf-generic"
+suite = "sid"
+
+[firmware]
+source = "generic"
+member = "usr/share/ovmf/OVMF.fd"
+"""
+
+
+def test_the_default_firmware_refuses_whatever_was_changed(sevkit: Sevkit, sev_guest: Path) -> None:
+    result = sevkit("prove", sev_guest, "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    proof = json.loads(result.stdout)
+    assert proof["proven"] is True
+    assert [row["case"] for row in proof["cases"]] == ["good", *CHANGES]
+    assert [row["seen"] for row in proof["cases"]] == ["booted"] + ["refused"] * len(CHANGES)
+    manifest = json.loads((sev_guest / "manifest.json").read_text())
+    assert proof["firmware"] == manifest["files"]["firmware"]["sha256"]
+    kept = sev_guest.with_name(f"{sev_guest.name}.proof.json")
+    assert kept.read_text() == result.stdout
+    assert sevkit("verify", sev_guest).returncode == 0
+
+
+def test_firmware_that_takes_hashes_and_checks_none_is_not_proven(
+    sevkit: Sevkit, build_image: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "unchecked.toml").write_text(UNCHECKED)
+    image = build_image("unchecked", project=tmp_path)
+    result = sevkit("prove", image, "--json")
+    assert result.returncode == 1
+    proof = json.loads(result.stdout)
+    assert proof["proven"] is False
+    seen = {row["case"]: row["seen"] for row in proof["cases"]}
+    assert seen["good"] == "booted"
+    assert seen["kernel"] == seen["cmdline"] == seen["initrd"] == "booted"
+
+
+def test_firmware_without_a_place_for_hashes_has_nothing_to_prove(
+    sevkit: Sevkit, build_image: Callable[..., Path]
+) -> None:
+    result = sevkit("prove", build_image("sev-guest-ovmf"))
+    assert result.returncode == 1
+    assert "its firmware has no place for hashes" in result.stderr
