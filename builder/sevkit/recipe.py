@@ -508,6 +508,7 @@ class Launch(Part):
         tuple[Vmm, ...],
         Field(min_length=1, description="Virtual machine monitors; ec2 and gce know only sev-snp."),
     ] = ("qemu",)
+    measured: Annotated[bool, Field(description="Refuse firmware that checks no hash.")] = False
 
     def contradictions(self) -> Iterator[tuple[Dotted, str]]:
         yield from _twice("modes", self.modes)

@@ -25,6 +25,10 @@ suite = "sid"
 source = "generic"
 member = "usr/share/ovmf/OVMF.fd"
 """
+UNMEASURED = """
+[launch]
+measured = false
+"""
 
 
 def test_the_default_firmware_refuses_whatever_was_changed(sevkit: Sevkit, sev_guest: Path) -> None:
@@ -45,7 +49,12 @@ def test_firmware_that_takes_hashes_and_checks_none_is_not_proven(
     sevkit: Sevkit, build_image: Callable[..., Path], tmp_path: Path
 ) -> None:
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "unchecked.toml").write_text(UNCHECKED)
+    recipe = tmp_path / "recipes" / "unchecked.toml"
+    recipe.write_text(UNCHECKED)
+    refused = sevkit("-C", tmp_path, "build", "unchecked", "--ci")
+    assert refused.returncode == 2
+    assert "it takes hashes and checks none" in refused.stderr
+    recipe.write_text(UNCHECKED + UNMEASURED)
     image = build_image("unchecked", project=tmp_path)
     result = sevkit("prove", image, "--json")
     assert result.returncode == 1

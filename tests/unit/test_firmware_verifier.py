@@ -4,6 +4,7 @@
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,16 @@ from test_firmware_modules import compressed, module
 
 from sevkit.cli.common import main
 from sevkit.errors import ImageError
-from sevkit.firmware_verifier import _HASHES, LOADER, Verifier, verifier
+from sevkit.firmware_verifier import (
+    _HASHES,
+    LOADER,
+    Verifier,
+    halts,
+    measured_boot_problems,
+    verifier,
+    verifies,
+)
+from sevkit.ovmf import parse
 
 ALL = b"".join(guid.bytes_le for guid in _HASHES)
 MUTATIONS = 10_000
@@ -56,6 +66,31 @@ def test_inspect_says_what_was_found(tmp_path: Path, code: bytes, value: str) ->
     assert LOADER in record["modules"]
     text = CliRunner().invoke(main, ["firmware", "inspect", str(path)]).output
     assert ("does NOT check" in text) == (code != ALL)
+
+
+def test_the_age_of_a_verifier_decides_whether_it_stops() -> None:
+    assert [halts(version) for version in ("2024.05-2", "2024.08-1", "2025.02-8+deb13u1")] == [
+        False,
+        True,
+        True,
+    ]
+    assert halts("1:20.4") is halts(None) is None
+    assert verifies(Verifier.PRESENT, "2025.02-8") is True
+    assert verifies(Verifier.PRESENT, "2022.11-6") is False
+    assert verifies(Verifier.PRESENT, None) is verifies(Verifier.UNKNOWN, "2025.02-8") is None
+    assert verifies(Verifier.NONE, "2025.02-8") is verifies(Verifier.NO_PLACE, None) is False
+
+
+def test_each_thing_that_is_wrong_for_a_measured_boot_is_named() -> None:
+    facts = parse(image(module(LOADER, ALL)), "x")
+    assert measured_boot_problems(facts, Verifier.PRESENT, "2025.02-8", ["sev"]) == []
+    [old] = measured_boot_problems(facts, Verifier.PRESENT, "2023.11-1", ["sev"])
+    assert "of edk2 2023.11-1, goes on after a bad hash" in old
+    [unchecked] = measured_boot_problems(facts, Verifier.NONE, "2025.02-8", ["sev"])
+    assert "checks none" in unchecked
+    half = replace(facts, loads_as=("pflash",))
+    [split] = measured_boot_problems(half, Verifier.PRESENT, None, ["sev"])
+    assert "one half of a split build" in split
 
 
 def test_ten_thousand_damaged_files_give_an_answer_or_one_error() -> None:

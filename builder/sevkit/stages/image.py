@@ -18,16 +18,17 @@ from pydantic import ValidationError
 from sevkit import requirements
 from sevkit.agent_fit import check_early, check_fit
 from sevkit.errors import BuildError, RecipeError
+from sevkit.firmware_verifier import measured_boot_problems, verifier, verifies
 from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
 from sevkit.manifest_shape import MANIFEST_VERSION, Constraints, Manifest, Measurement
 from sevkit.measured_image import measure_image
-from sevkit.ovmf import Mode
+from sevkit.ovmf import Mode, parse
 from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 3
+VERSION = 4
 
 BUILD_ID_DIGITS = 12
 
@@ -59,7 +60,9 @@ def plan_image(planner: Planner) -> Stage:
             "cpus": list(recipe.launch.cpus),
             "guest_features": list(recipe.launch.guest_features),
             "vmms": list(recipe.launch.vmms),
+            "measured": recipe.launch.measured,
         },
+        "firmware": recipe.firmware.source,
         "sources": [*planner.provenance(), *_local_sources(planner)],
         "toolchain": {tool: planner.tool(tool) for tool in _TOOLS},
     }
@@ -120,7 +123,7 @@ def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
         (inputs["agent"] / "agent").read_bytes(),
         (out / "config").read_text(encoding="utf-8"),
     )
-    manifest = _manifest(stage, facts, out)
+    manifest = _manifest(stage, facts, out, _verifies(params, out / "firmware.fd"))
     if not manifest.possible_modes:
         raise RecipeError(
             f"{manifest.name} can't be launched in any mode of launch.modes",
@@ -183,7 +186,23 @@ class _Facts:
                 )
 
 
-def _manifest(stage: Stage, facts: _Facts, out: Path) -> Manifest:
+def _verifies(params: Mapping[str, Any], firmware: Path) -> bool | None:
+    """Whether the firmware refuses what fits no hash; a `RecipeError` where it should and can't."""
+    data, name = firmware.read_bytes(), params["firmware"]
+    origins = [row["origin"] for row in params["sources"] if row["source"] == name]
+    version = next((row["version"] for row in origins if row["kind"] in ("deb", "deb-src")), None)
+    found = verifier(data, name)
+    problems = measured_boot_problems(parse(data, name), found, version, params["launch"]["modes"])
+    if params["launch"]["measured"] and problems:
+        raise RecipeError(
+            f"{params['name']}: launch.measured: the firmware of sources.{name} measures no boot",
+            why="\n".join(problems),
+            hint="build OvmfPkg/AmdSev/AmdSevX64.dsc as sev-guest does, or say measured = false",
+        )
+    return verifies(found, version)
+
+
+def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> Manifest:
     params: Mapping[str, Any] = stage.params
     files = {
         role: describe_file(out / name).model_dump()
@@ -217,7 +236,7 @@ def _manifest(stage: Stage, facts: _Facts, out: Path) -> Manifest:
             **facts.take("agent", "name", "size", "sha256", "format", "licence"),
             "path": "/init",
         },
-        "firmware": facts.firmware,
+        "firmware": {**facts.firmware, "verifies_kernel_hashes": verified},
         "launch": {
             "modes": _modes(params["launch"]["modes"], facts, out),
             "vcpus": params["launch"]["vcpus"],
