@@ -157,6 +157,19 @@ def test_a_qemu_that_knows_snp_understands_it_and_lacks_only_the_hardware(
 
 
 @pytest.mark.network
+def test_the_firmware_is_proven_on_a_newer_qemu_too(
+    sevkit: Sevkit, sev_guest: Path, new_qemu: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "qemu-system-x86_64").symlink_to(new_qemu)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = sevkit("prove", sev_guest, "--json", env={"PATH": path})
+    assert result.returncode == 0, result.stdout + result.stderr
+    proof = json.loads(result.stdout)
+    assert proof["qemu"].startswith("10.")
+    assert {row["seen"] for row in proof["cases"][1:]} == {"refused"}
+
+
+@pytest.mark.network
 def test_the_script_boots_the_guest_on_a_newer_qemu_too(
     sevkit: Sevkit, sev_guest: Path, new_qemu: Path, tmp_path: Path
 ) -> None:
