@@ -17,6 +17,7 @@ from sevkit.archive import unpack
 from sevkit.errors import BuildError, RecipeError
 from sevkit.recipe import DebSource
 from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stages.patched import only_folder, plan_series, planned_series
 
 _DEBIAN = re.compile(r"\.debian\.tar\.[a-z0-9]+$")
 _CHANGELOG = re.compile(r"^(\S+) \((\S+)\)")
@@ -60,15 +61,8 @@ def plan_source(planner: Planner) -> tuple[dict[str, Json], dict[str, str]]:
         roles[place] = sorted(files)
         inputs |= {f"source/{place}/{file}": reference for file, reference in files.items()}
     params: dict[str, Json] = {"trees": roles}
-    if firmware.patches is not None:
-        series = patches.read_series(planner.patches(firmware.patches))
-        params["series"] = {
-            "name": series.name,
-            "patches": [[patch.name, patch.strip] for patch in series.patches],
-        }
-        for patch in series.patches:
-            inputs[f"patch/{patch.name}"] = planner.local(patch.path)
-    return params, inputs
+    more, files = plan_series(planner, firmware.patches)
+    return params | more, inputs | files
 
 
 def prepare_source(
@@ -99,7 +93,7 @@ def prepare_source(
         run.progress(0, None, f"applying {len(own.patches)} patches of Debian")
         subject = f"edk2 {version or ''}".rstrip()
         patches.apply(own, tree, run.work / "patching", run, subject=subject)
-    series = _planned_series(stage, inputs)
+    series = planned_series(stage, inputs)
     moved: list[str] = []
     if series is not None:
         run.progress(0, None, f"applying {len(series.patches)} patches")
@@ -141,16 +135,11 @@ def _lay_out(
     unpacked.mkdir()
     unpack(source, unpacked, progress=told, wanted=lambda name: not _LEFT_OUT.match(name))
     tree.parent.mkdir(parents=True, exist_ok=True)
-    top = _only_folder(unpacked) if has_top else None
+    top = only_folder(unpacked) if has_top else None
     (top or unpacked).rename(tree)
     shutil.rmtree(unpacked, ignore_errors=True)
     for name in debian:
         unpack(archives[name], tree)
-
-
-def _only_folder(place: Path) -> Path | None:
-    found = list(place.iterdir())
-    return found[0] if len(found) == 1 and found[0].is_dir() else None
 
 
 def _debian_version(tree: Path) -> str | None:
@@ -167,18 +156,3 @@ def _debian_series(tree: Path) -> patches.Series | None:
     if not (folder / "series").is_file():
         return None
     return patches.read_series(folder, headers=False)
-
-
-def _planned_series(stage: Stage, inputs: Mapping[str, Path]) -> patches.Series | None:
-    planned = stage.params.get("series")
-    if not isinstance(planned, Mapping):
-        return None
-    rows = planned["patches"]
-    assert isinstance(rows, list | tuple)
-    return patches.Series(
-        str(planned["name"]),
-        tuple(
-            patches.read_patch(inputs[f"patch/{name}"], str(name), int(strip))
-            for name, strip in rows
-        ),
-    )

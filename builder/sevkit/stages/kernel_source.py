@@ -16,6 +16,7 @@ from sevkit.archive import extract_member, unpack
 from sevkit.errors import RecipeError
 from sevkit.kconfig import version_of
 from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stages.patched import only_folder, plan_series, planned_series
 
 _OTHERS = re.compile(
     r"arch/(?!x86/)[^/]+/|Documentation/|"
@@ -54,15 +55,8 @@ def plan_source(planner: Planner) -> tuple[dict[str, Json], dict[str, str]]:
         )
     params: dict[str, Json] = {"member": member}
     inputs = {"source": planner.source(kernel.source)}
-    if kernel.patches is not None:
-        series = patches.read_series(planner.patches(kernel.patches))
-        params["series"] = {
-            "name": series.name,
-            "patches": [[patch.name, patch.strip] for patch in series.patches],
-        }
-        for patch in series.patches:
-            inputs[f"patch/{patch.name}"] = planner.local(patch.path)
-    return params, inputs
+    more, files = plan_series(planner, kernel.patches)
+    return params | more, inputs | files
 
 
 def prepare_source(
@@ -76,7 +70,7 @@ def prepare_source(
     Of an archive only what is `wanted`, or touched by a patch, is unpacked. Raises `BuildError`
     when it is no kernel tree, or a patch does not apply.
     """
-    series = _series(stage, inputs)
+    series = planned_series(stage, inputs)
     touched = series.touched if series is not None else frozenset()
     tree = _unpacked(stage, inputs["source"], run, lambda path: wanted(path) or path in touched)
     version = version_of(tree)
@@ -85,21 +79,6 @@ def prepare_source(
     run.progress(0, None, f"applying {len(series.patches)} patches")
     moved = patches.apply(series, tree, run.work / "patching", run, subject=f"linux {version}")
     return SourceTree(tree, version, series.patches, tuple(moved))
-
-
-def _series(stage: Stage, inputs: Mapping[str, Path]) -> patches.Series | None:
-    planned = stage.params.get("series")
-    if not isinstance(planned, Mapping):
-        return None
-    rows = planned["patches"]
-    assert isinstance(rows, list | tuple)
-    return patches.Series(
-        str(planned["name"]),
-        tuple(
-            patches.read_patch(inputs[f"patch/{name}"], str(name), int(strip))
-            for name, strip in rows
-        ),
-    )
 
 
 def _unpacked(
@@ -124,17 +103,12 @@ def _unpacked(
 
     place.mkdir()
     unpack(source, place, progress=told, wanted=below_top)
-    top = _only_folder(place)
+    top = only_folder(place)
     if top is None:  # the tree begins at the archive's top: all of it
         shutil.rmtree(place)
         place.mkdir()
         unpack(source, place, progress=told)
-        top = _only_folder(place) or place
+        top = only_folder(place) or place
     if member is not None:
         source.unlink()
     return top
-
-
-def _only_folder(place: Path) -> Path | None:
-    found = list(place.iterdir())
-    return found[0] if len(found) == 1 and found[0].is_dir() else None
