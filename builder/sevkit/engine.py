@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sevkit.errors import HostError, SevkitError, SourceError
@@ -20,6 +19,7 @@ from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress,
 from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
 from sevkit.stage import BuildFunction, Plan, Stage, changes
 from sevkit.store import Store, full_disk_explained
+from sevkit.toolchain import GROUP, tools_of
 
 if TYPE_CHECKING:
     from sevkit.sources import Pin
@@ -223,8 +223,8 @@ class Engine:
     def _check_host(self, work: Work) -> None:
         tools: dict[str, str] = {}
         for task in work.tasks.values():
-            if task.stage is not None:
-                tools |= getattr(_module(task.stage), "TOOLS", {})
+            if task.stage is not None and GROUP not in task.stage.inputs:
+                tools |= tools_of(task.stage.kind)
         missing = {tool: package for tool, package in tools.items() if not _is_there(tool)}
         if self._settings.confined and any(task.stage for task in work.tasks.values()):
             if _is_there("bwrap"):
@@ -281,6 +281,7 @@ class Engine:
                     role: self._input(reference, scratch / f"in-{number}")
                     for number, (role, reference) in enumerate(sorted(stage.inputs.items()))
                 }
+                toolchain = inputs.pop(GROUP, None)
                 runner = SandboxRunner(
                     title=stage.name,
                     work=scratch / "work",
@@ -292,6 +293,7 @@ class Engine:
                     processes=self._processes,
                     on_progress=self._progress(stage.name, ""),
                     leftovers=None if self._settings.force else self._store.leftovers(stage.kind),
+                    root=None if toolchain is None else toolchain / "root",
                 )
                 _build_function(stage)(stage, inputs, scratch / "out", runner)
                 self._processes.check()
@@ -337,12 +339,9 @@ class Engine:
         return report
 
 
-def _module(stage: Stage) -> ModuleType:
-    return importlib.import_module(f"sevkit.stages.{stage.kind}")
-
-
 def _build_function(stage: Stage) -> BuildFunction:
-    function: BuildFunction = getattr(_module(stage), f"build_{stage.kind}")
+    module = importlib.import_module(f"sevkit.stages.{stage.kind}")
+    function: BuildFunction = getattr(module, f"build_{stage.kind}")
     return function
 
 

@@ -197,6 +197,23 @@ class Source(Part):
     ]
 
 
+class Build(Part):
+    """How to build the image again; `sources` and `toolchain` say from and with what."""
+
+    variables: Annotated[Mapping[str, str], Field(description="Of the recipe, as they were set.")]
+    toolchain: Annotated[
+        str,
+        Field(
+            pattern=r"^(host|debian:[a-z][a-z0-9-]*)$",
+            description="Whose tools: the build host's, or packages of a Debian release.",
+        ),
+    ]
+    sandbox: Annotated[
+        Literal["bwrap", "none"],
+        Field(description="none: build steps could read the host and reach its network."),
+    ]
+
+
 class ModeFacts(Part):
     """Whether and from which versions on the image can be launched in a mode."""
 
@@ -336,6 +353,7 @@ class Manifest(Part):
     firmware: Firmware
     sources: tuple[Source, ...]
     toolchain: Annotated[Mapping[str, str], Field(description="Tool → what its --version says.")]
+    build: Build
     launch: Launch
     measurements: Annotated[
         tuple[Measurement, ...],
@@ -367,4 +385,6 @@ class Manifest(Part):
             lines.append("the firmware takes no hashes: kernel and initramfs are not measured")
         elif not self.firmware.verifies_kernel_hashes:
             lines.append("nobody has shown that the firmware checks the hashes it is given")
+        if self.build.sandbox == "none":
+            lines.append("built without a sandbox: undeclared inputs may be in it")
         return lines

@@ -9,8 +9,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from sevkit.errors import BuildError, RecipeError
@@ -34,6 +35,7 @@ from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
 from sevkit.store import NOT_SOURCES, list_local, sha256_of, tree_digest
+from sevkit.toolchain import GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}
 
@@ -41,7 +43,7 @@ Pins = Mapping[str, Sequence[Pin]]
 """Per request (a source's name, or a group of packages) the files that it resolved to."""
 
 
-def requests(recipe: Recipe) -> dict[str, Source | DebGroup]:
+def requests(recipe: Recipe, toolchain: Toolchain = HOST) -> dict[str, Source | DebGroup]:
     """What must be resolved before planning: the sources in use, and the groups of packages."""
     names = [recipe.kernel.source, recipe.firmware.source, *recipe.firmware.submodules.values()]
     if recipe.agent.source is not None:
@@ -52,6 +54,8 @@ def requests(recipe: Recipe) -> dict[str, Source | DebGroup]:
         wanted["debs:initramfs"] = DebGroup(packages=recipe.initramfs.debs, suite=suite)
     if recipe.agent.path is not None:
         wanted["debs:agent"] = DebGroup(packages=recipe.agent.debs, suite=suite)
+    if toolchain.suite is not None:
+        wanted[f"debs:{GROUP}"] = DebGroup(packages=packages(), suite=toolchain.suite)
     return wanted
 
 
@@ -72,14 +76,16 @@ def stage_functions(recipe: Recipe) -> Iterator[PlanFunction]:
     yield plan_image
 
 
-def make_plan(recipe: Recipe, library: Library, pins: Pins) -> Plan:
+def make_plan(recipe: Recipe, library: Library, pins: Pins, toolchain: Toolchain = HOST) -> Plan:
     """The whole plan of an image. Raises `RecipeError` for files that are missing."""
-    return _planned(recipe, library, pins, stage_functions(recipe))
+    return _planned(recipe, library, pins, toolchain, stage_functions(recipe))
 
 
-def make_kconfig_plan(recipe: Recipe, library: Library, pins: Pins) -> Plan:
-    """The one stage that answers questions about the kernel's configuration."""
-    return _planned(recipe, library, pins, iter([plan_kconfig_tree]))
+def make_kconfig_plan(
+    recipe: Recipe, library: Library, pins: Pins, toolchain: Toolchain = HOST
+) -> Plan:
+    """The stage, last of the plan, that answers questions about the kernel's configuration."""
+    return _planned(recipe, library, pins, toolchain, iter([plan_kconfig_tree]))
 
 
 def kernel_config(recipe: Recipe, library: Library) -> tuple[dict[str, Json], dict[str, Path]]:
@@ -89,11 +95,17 @@ def kernel_config(recipe: Recipe, library: Library) -> tuple[dict[str, Json], di
 
 
 def _planned(
-    recipe: Recipe, library: Library, pins: Pins, functions: Iterator[PlanFunction]
+    recipe: Recipe,
+    library: Library,
+    pins: Pins,
+    toolchain: Toolchain,
+    functions: Iterator[PlanFunction],
 ) -> Plan:
-    planner = _Planner(recipe, library, pins)
+    planner = _Planner(recipe, library, pins, toolchain)
+    if toolchain.suite is not None:
+        functions = chain([partial(plan_sysroot, group=GROUP)], functions)
     for function in functions:
-        stage = function(planner)
+        stage = planner.surrounded(function(planner))
         planner.stages[stage.name] = stage
     return Plan(
         recipe=recipe,
@@ -110,9 +122,20 @@ class _Planner:
     recipe: Recipe
     library: Library
     pins: Pins
+    toolchain: Toolchain = HOST
     stages: dict[str, Stage] = field(default_factory=dict)
     local_paths: dict[str, Path] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def surrounded(self, stage: Stage) -> Stage:
+        """`stage` with what its commands run in, where that is not the host's, shut in."""
+        if not tools_of(stage.kind):
+            return stage
+        if not self.toolchain.confined:
+            return replace(stage, params={**stage.params, "sandbox": self.toolchain.sandbox})
+        if self.toolchain.suite is not None:
+            return replace(stage, inputs={**stage.inputs, GROUP: self.stage(GROUP)})
+        return stage
 
     def source(self, name: str) -> str:
         source = self.recipe.sources[name]
@@ -176,11 +199,20 @@ class _Planner:
         return rows
 
     def tool(self, name: str) -> str:
+        if self.toolchain.suite is not None:
+            return self._packaged_tool(name)
         if name not in self.versions:
             self.versions[name] = tool_version(name)
             if found := shutil.which(name, path=ENVIRONMENT["PATH"]):
                 self.library.observed.update([Path(found), Path(found).resolve()])
         return self.versions[name]
+
+    def _packaged_tool(self, name: str) -> str:
+        package = package_of(name)
+        for pin in self.pins[f"debs:{GROUP}"]:
+            if pin.origin["package"] == package:
+                return f"{package} {pin.origin['version']} ({self.toolchain.name})"
+        raise RecipeError(f"{self.toolchain.name} has no package {package}")
 
 
 def _inside(path: Path) -> Iterator[Path]:

@@ -22,8 +22,9 @@ from sevkit.recipe import Recipe
 from sevkit.recipe_file import load
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.sources import Apt, Pin, PinMemory, SourceGoneError, fetch, resolve
-from sevkit.stage import Plan
+from sevkit.stage import Plan, Stage
 from sevkit.store import Store
+from sevkit.toolchain import GROUP, HOST, Toolchain
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Project:
     output: Path
     store: Store
     listener: Listener
+    toolchain: Toolchain = HOST
     library: Library = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +50,7 @@ class Project:
     def pins(self, recipe: Recipe, *, offline: bool = False) -> Pins:
         """What the sources of `recipe` resolve to: remembered, else looked up and remembered."""
         found: dict[str, Sequence[Pin]] = {}
-        for name, request in requests(recipe).items():
+        for name, request in requests(recipe, self.toolchain).items():
             pins = self.memory.recall(request)
             if pins is None:
                 if offline:
@@ -64,7 +66,7 @@ class Project:
 
     def forget_pins(self, recipe: Recipe) -> None:
         """Have the sources of `recipe` looked up again."""
-        for request in requests(recipe).values():
+        for request in requests(recipe, self.toolchain).values():
             self.memory.forget(request)
 
     def update(self, recipe: Recipe) -> list[str]:
@@ -78,11 +80,13 @@ class Project:
 
     def plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
         """The plan of the image."""
-        return make_plan(recipe, self.library, self.pins(recipe, offline=offline))
+        pins = self.pins(recipe, offline=offline)
+        return make_plan(recipe, self.library, pins, self.toolchain)
 
     def kconfig_plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
         """The plan of the small tree that answers questions about the kernel configuration."""
-        return make_kconfig_plan(recipe, self.library, self.pins(recipe, offline=offline))
+        pins = self.pins(recipe, offline=offline)
+        return make_kconfig_plan(recipe, self.library, pins, self.toolchain)
 
     def build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         """Build `targets` of `recipe`; for the target ``image`` also publish it in `output`.
@@ -124,7 +128,7 @@ class Project:
     def kernel_questions(self, recipe: Recipe, settings: Settings) -> Iterator[KernelQuestions]:
         """The recipe's kernel configuration, to be asked about."""
         plan = self.kconfig_plan(recipe, offline=settings.offline)
-        [stage] = plan.stages
+        stage = plan.stages[-1]
         self.run(plan, find_work(plan, self.store, [stage.name]), settings)
         tree = self.store.open(stage.key)
         params, fragments = kernel_config(recipe, self.library)
@@ -140,8 +144,14 @@ class Project:
                 confined=settings.confined,
                 processes=Processes(),
                 on_progress=lambda done, total, note: None,
+                root=self._toolchain_root(stage),
             )
             yield KernelQuestions.of(tree, fragments, params, runner)
+
+    def _toolchain_root(self, stage: Stage) -> Path | None:
+        if GROUP not in stage.inputs:
+            return None
+        return self.store.open(stage.inputs[GROUP].partition(":")[2]) / "root"
 
     def observed(self) -> list[str]:
         """Every path that the plans made so far rest on, those that were not there included."""

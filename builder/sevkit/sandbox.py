@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place that runs the commands of a build step, shut off from everything undeclared.
 
-A command sees /usr and a few files of /etc read-only, the inputs of its stage, and its own work
-and output folders; no network, no home, no environment but a fixed one. bubblewrap does the
-shutting off (bwrap(1)); without it commands run in the same environment but unconfined, and only
-when the user asked for that.
+A command sees /usr and a few files of /etc read-only (the host's, or those of a root file system
+that takes its place), the inputs of its stage, and its own work and output folders; no network, no
+home, no environment but a fixed one. bubblewrap does the shutting off (bwrap(1)); without it
+commands run in the same environment but unconfined, and only when the user asked for that.
 """
 
 import contextlib
@@ -130,6 +130,7 @@ class SandboxRunner:
         processes: Processes,
         on_progress: Callable[[int, int | None, str], None],
         leftovers: Path | None = None,
+        root: Path | None = None,
     ):
         self._title = title
         self._work = work
@@ -141,6 +142,7 @@ class SandboxRunner:
         self._processes = processes
         self._on_progress = on_progress
         self._leftovers = leftovers
+        self._root = root
 
     @property
     def work(self) -> Path:
@@ -243,13 +245,15 @@ class SandboxRunner:
         ]
         options += ["--uid", "1000", "--gid", "1000", "--proc", "/proc", "--dev", "/dev"]
         options += ["--tmpfs", "/tmp"]
-        for folder in map(Path, _HOST_FOLDERS):
-            if folder.is_symlink():
-                options += ["--symlink", str(folder.readlink()), str(folder)]
-            elif folder.is_dir():
-                options += ["--ro-bind", str(folder), str(folder)]
+        root = self._root or Path("/")
+        for folder in _HOST_FOLDERS:
+            place = root / folder.lstrip("/")
+            if place.is_symlink():
+                options += ["--symlink", str(place.readlink()), folder]
+            elif place.is_dir():
+                options += ["--ro-bind", str(place), folder]
         for path in _HOST_FILES:
-            options += ["--ro-bind-try", path, path]
+            options += ["--ro-bind-try", str(root / path.lstrip("/")), path]
         for readable in dict.fromkeys([*self._inputs.values(), *reading]):
             options += ["--ro-bind", str(readable), str(readable)]
         for writable in (self._work, self._out):

@@ -23,6 +23,7 @@ from sevkit.errors import RecipeError
 if TYPE_CHECKING:
     from sevkit.recipe import Recipe
     from sevkit.sources import Pin
+    from sevkit.toolchain import Toolchain
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -121,6 +122,7 @@ class Planner(Protocol):
     """What a `plan_x` function may ask. Nothing here reads the network."""
 
     recipe: "Recipe"
+    toolchain: "Toolchain"
 
     def source(self, name: str) -> str:
         """The reference of the recipe's source `name` (`blob:` or `git:`)."""

@@ -14,6 +14,7 @@ from sevkit.recipe import Recipe
 from sevkit.stage import Json, Stage
 from sevkit.stages.firmware import build_firmware, plan_firmware
 from sevkit.stages.image import build_image, plan_image
+from sevkit.toolchain import HOST
 
 CONFIG = "CONFIG_AMD_MEM_ENCRYPT=y\nCONFIG_SWIOTLB=y\n"
 DEB = "a" * 64
@@ -58,6 +59,7 @@ class Bench:
     def __init__(self, folder: Path, recipe: Recipe):
         self.folder = folder
         self.recipe = recipe
+        self.toolchain = HOST
         self.stages: dict[str, Stage] = {}
         self.places: dict[str, Path] = {}
         self.jobs = 1

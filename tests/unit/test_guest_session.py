@@ -77,6 +77,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "sources": (),
         "toolchain": {},
+        "build": {"variables": {}, "toolchain": "host", "sandbox": "bwrap"},
         "launch": {
             "modes": {
                 mode: {

@@ -72,6 +72,12 @@ def build_options(function: F) -> F:
                 default="bwrap",
                 help="How build steps are confined.",
             ),
+            click.option(
+                "--toolchain",
+                default="host",
+                metavar="host|debian:SUITE",
+                help="Whose compilers build: this host's, or pinned packages of a Debian release.",
+            ),
         ]
     ):
         function = option(function)
@@ -89,6 +95,7 @@ class BuildOptions:
     ci: bool
     as_json: bool
     sandbox: str
+    toolchain: str
 
     def settings(self, place: Place) -> "Settings":
         """The same for the engine."""
@@ -120,16 +127,19 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
     from sevkit.events import Notice
     from sevkit.project import Project
     from sevkit.store import Store, default_root
+    from sevkit.toolchain import toolchain
 
     with options.listener() as listener:
         if options.sandbox == "none":
             listener(Notice("--sandbox=none: build steps can read this host and its network"))
-        yield Project(place.folder, place.output, Store(default_root(os.environ)), listener)
+        store = Store(default_root(os.environ))
+        tools = toolchain(options.toolchain, options.sandbox)
+        yield Project(place.folder, place.output, store, listener, tools)
 
 
 def quiet(*, offline: bool = False) -> BuildOptions:
     """The options of a verb that builds only as a means."""
-    return BuildOptions(None, False, False, offline, False, False, "bwrap")
+    return BuildOptions(None, False, False, offline, False, False, "bwrap", "host")
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -28,7 +28,7 @@ from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 4
+VERSION = 5
 
 BUILD_ID_DIGITS = 12
 
@@ -65,6 +65,11 @@ def plan_image(planner: Planner) -> Stage:
         "firmware": recipe.firmware.source,
         "sources": [*planner.provenance(), *_local_sources(planner)],
         "toolchain": {tool: planner.tool(tool) for tool in _TOOLS},
+        "build": {
+            "variables": dict(recipe.vars),
+            "toolchain": planner.toolchain.name,
+            "sandbox": planner.toolchain.sandbox,
+        },
     }
     if recipe.agent.needs:
         check_early(recipe.agent.needs, _forbidden(planner))
@@ -224,7 +229,7 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
         "build_id": stage.key[:BUILD_ID_DIGITS],
         "architecture": "x86_64",
         **{key: params[key] for key in ("name", "version", "summary", "variant", "cmdline")},
-        **{key: params[key] for key in ("sources", "toolchain")},
+        **{key: params[key] for key in ("sources", "toolchain", "build")},
         "files": files,
         "kernel": {**kernel, "series": params["series"]},
         "initramfs": {

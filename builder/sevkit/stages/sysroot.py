@@ -12,24 +12,27 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sevkit.archive import DebControl, unpack_deb
 from sevkit.contents import Package
 from sevkit.copyright import SEE_COPYRIGHT, Licences, read_copyright
 from sevkit.errors import BuildError
 from sevkit.loader import FolderTree, resolve
-from sevkit.stage import Planner, Runner, Stage
+from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.toolchain import GROUP, LINKS
 
 VERSION = 1
 
 INDEX = "packages.json"
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_NAMES = {"initramfs": "sysroot", "agent": "agent-sysroot"}
+_NAMES = {"initramfs": "sysroot", "agent": "agent-sysroot", GROUP: GROUP}
 
 
 def plan_sysroot(planner: Planner, group: str) -> Stage:
-    """The packages of `group` (``initramfs`` or ``agent``) and nothing else."""
-    return Stage(_NAMES[group], "sysroot", VERSION, {}, dict(planner.debs(group)))
+    """The packages of `group` (``initramfs``, ``agent`` or ``toolchain``) and nothing else."""
+    params: dict[str, Json] = {"links": LINKS} if group == GROUP else {}
+    return Stage(_NAMES[group], "sysroot", VERSION, params, dict(planner.debs(group)))
 
 
 def build_sysroot(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
@@ -54,6 +57,11 @@ def build_sysroot(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runn
         controls[control.package] = control
         tree.take(place, control.package)
     tree.finish()
+    links: Mapping[str, Any] = stage.params
+    for place, target in links.get("links", {}).items():
+        link = Path(f"{root}{place}")
+        if not os.path.lexists(link) and (link.parent / target).exists():
+            link.symlink_to(target)
     packages = {name: asdict(_package(control, root)) for name, control in controls.items()}
     index = {"packages": packages, "paths": tree.owners, "hard_links": tree.hard_links()}
     (out / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
