@@ -31,6 +31,10 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """What every command of every build step sees, whoever runs sevkit, and where."""
 
+_SHUT_OFF = (
+    *("--unshare-all", "--unshare-user", "--die-with-parent", "--hostname", "sevkit"),
+    *("--uid", "1000", "--gid", "1000"),
+)
 _HOST_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _HOST_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
 _USER_NAMESPACE_HELP = (
@@ -101,7 +105,8 @@ def check_confinement() -> None:
             hint="apt-get install bubblewrap",
         )
     trial = subprocess.run(
-        [bwrap, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
+        [bwrap, *_SHUT_OFF, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"],
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -235,16 +240,7 @@ class SandboxRunner:
             return process.wait()
 
     def _confine(self, command: Sequence[str], cwd: Path, reading: Sequence[Path]) -> list[str]:
-        options = [
-            "bwrap",
-            "--unshare-all",
-            "--unshare-user",
-            "--die-with-parent",
-            "--hostname",
-            "sevkit",
-        ]
-        options += ["--uid", "1000", "--gid", "1000", "--proc", "/proc", "--dev", "/dev"]
-        options += ["--tmpfs", "/tmp"]
+        options = ["bwrap", *_SHUT_OFF, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
         root = self._root or Path("/")
         for folder in _HOST_FOLDERS:
             place = root / folder.lstrip("/")

@@ -20,7 +20,7 @@ GROUP = "toolchain"
 
 Sandbox = Literal["bwrap", "none"]
 
-_KINDS = ("agent", "edk2", "edk2_tools", "kconfig_tree", "kernel")
+_KINDS = ("agent", "edk2", "edk2_tools", "initramfs", "kconfig_tree", "kernel")
 _COMPRESSORS = {"bzip2": "bzip2", "lzop": "lzop"}
 _EVERY_SCRIPT_NEEDS = (
     *("bash", "coreutils", "cpio", "dash", "diffutils", "findutils", "grep", "gzip", "mawk"),

@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What a build step sees and can do, and that nothing of it stays behind."""
+
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sevkit.errors import BuildError, HostError
-from sevkit.sandbox import Processes, SandboxRunner, check_confinement, lines_that_matter
+from sevkit.sandbox import (
+    CancelledError,
+    Processes,
+    SandboxRunner,
+    check_confinement,
+    lines_that_matter,
+)
 
 MakeRunner = Callable[..., SandboxRunner]
 
@@ -15,7 +29,9 @@ def make_runner(tmp_path: Path) -> MakeRunner:
     for name in ("work", "out", "input"):
         (tmp_path / name).mkdir()
 
-    def make(confined: bool = True) -> SandboxRunner:
+    def make(
+        confined: bool = True, processes: Processes | None = None, root: Path | None = None
+    ) -> SandboxRunner:
         return SandboxRunner(
             title="step",
             work=tmp_path / "work",
@@ -24,11 +40,18 @@ def make_runner(tmp_path: Path) -> MakeRunner:
             log=tmp_path / "log",
             jobs=1,
             confined=confined,
-            processes=Processes(),
+            processes=processes or Processes(),
             on_progress=lambda done, total, note: None,
+            root=root,
         )
 
     return make
+
+
+def output_of(runner: SandboxRunner, script: str) -> list[str]:
+    lines: list[str] = []
+    runner(["sh", "-c", script], cwd=runner.work, on_line=lines.append)
+    return lines
 
 
 def test_this_host_can_confine_commands() -> None:
@@ -73,6 +96,131 @@ def test_inputs_are_read_only_and_what_was_not_declared_is_not_there(
     runner(["cat", tmp_path / "undeclared"], cwd=runner.work, reading=[tmp_path / "undeclared"])
     with pytest.raises(BuildError, match="status"):
         runner(["touch", tmp_path / "input" / "file"], cwd=runner.work)
+
+
+def test_a_step_is_alone_on_a_machine_without_network_home_or_neighbours(
+    make_runner: MakeRunner,
+) -> None:
+    runner = make_runner()
+    interfaces = output_of(runner, "sed 1,2d /proc/net/dev")
+    assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
+    assert output_of(runner, "hostname; id -u; id -g") == ["sevkit", "1000", "1000"]
+    way_to_work = set(runner.work.parts)
+    assert set(output_of(runner, "ls -A /tmp")) <= way_to_work
+    for place in ("/var", "/home", "/root", "/sys", "/run", "/nonexistent"):
+        assert set(output_of(runner, f"ls -A {place} 2>/dev/null || true")) <= way_to_work
+    assert set(output_of(runner, "ls -A /")) <= {
+        *("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr"),
+        runner.work.parts[1],
+    }
+    assert set(output_of(runner, "ls -A /etc")) <= {
+        *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d")
+    }
+    pids = output_of(runner, "ls -d /proc/[0-9]*")
+    assert len(pids) <= 4, pids
+    runner(["sh", "-c", "echo kept > /tmp/file"], cwd=runner.work)
+    assert not output_of(runner, "ls -A /tmp | grep file || true")
+
+
+def test_a_step_can_write_to_its_work_and_output_only(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner()
+    places = ["/usr", "/bin/sh", "/etc/ld.so.conf.d", "/proc/sys/kernel", str(tmp_path / "input")]
+    for place in places:
+        script = f"test -d {place} && touch {place}/new || echo >> {place}"
+        with pytest.raises(BuildError):
+            runner(["sh", "-c", script], cwd=runner.work)
+    runner(["sh", "-c", f"touch made {tmp_path}/out/made"], cwd=runner.work)
+    assert (tmp_path / "work" / "made").exists()
+    assert (tmp_path / "out" / "made").exists()
+
+
+def test_a_cancelled_step_dies_with_all_its_children(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    marker = f"30{secrets.randbelow(10**6)}"
+    processes = Processes()
+    runner = make_runner(processes=processes)
+    raised: list[BaseException] = []
+
+    def step() -> None:
+        script = f"sleep {marker} & setsid sleep {marker} & nohup sleep {marker} & sleep {marker}"
+        try:
+            runner(["sh", "-c", script], cwd=runner.work)
+        except CancelledError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    _wait_for(lambda: len(_running(marker)) == 4)
+    processes.cancel()
+    thread.join(10)
+    assert raised
+    _wait_for(lambda: not _running(marker))
+
+
+def _running(marker: str) -> list[int]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if place.read_bytes() == f"sleep\0{marker}\0".encode():
+                found.append(int(place.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_root_file_system_takes_the_place_of_the_hosts(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """One that holds busybox alone: the host's compiler is gone, and so is its shell."""
+    busybox = Path("/bin/busybox")
+    assert busybox.exists(), "busybox-static is missing: make setup installs it"
+    root = tmp_path / "root"
+    (root / "usr" / "bin").mkdir(parents=True)
+    (root / "usr" / "bin" / "busybox").write_bytes(busybox.read_bytes())
+    (root / "usr" / "bin" / "busybox").chmod(0o755)
+    (root / "usr" / "bin" / "sh").symlink_to("busybox")
+    (root / "bin").symlink_to("usr/bin")
+    inside, outside = make_runner(root=root), make_runner()
+    assert output_of(outside, "command -v perl") == ["/usr/bin/perl"]
+    assert output_of(inside, "command -v perl || busybox ls /usr/bin") == ["busybox", "sh"]
+
+
+def test_where_user_namespaces_are_forbidden_the_error_says_what_to_do(tmp_path: Path) -> None:
+    """A user namespace that allows no other inside stands for a container without them."""
+    script = "echo 0 > /proc/sys/user/max_user_namespaces; exec python3 -c 'import bwrap_trial'"
+    (tmp_path / "bwrap_trial.py").write_text(
+        "import sys; from sevkit.errors import HostError\n"
+        "from sevkit.sandbox import check_confinement\n"
+        "try: check_confinement()\n"
+        "except HostError as error: print(error); sys.exit(error.exit_code)\n"
+    )
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for prefix, status in ((script, 3), (script.partition("; ")[2], 0)):
+        done = subprocess.run(
+            [*command, prefix], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+    assert (
+        "--sandbox=none"
+        in subprocess.run(
+            [*command, script], env=environment, capture_output=True, text=True, check=False
+        ).stdout
+    )
 
 
 def test_a_failure_can_be_pasted_into_a_shell(make_runner: MakeRunner) -> None:

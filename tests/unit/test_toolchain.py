@@ -66,14 +66,15 @@ def test_a_toolchain_is_asked_for_as_packages_of_its_suite() -> None:
 
 
 def test_every_tool_of_every_stage_is_in_the_toolchain() -> None:
-    for kind in ("agent", "edk2", "edk2_tools", "kconfig_tree", "kernel"):
+    kinds = {"agent", "edk2", "edk2_tools", "initramfs", "kconfig_tree", "kernel"}
+    for kind in sorted(kinds):
         assert tools_of(kind), kind
         for tool, package in tools_of(kind).items():
             assert package in packages()
             assert package_of(tool) == package
     stages = Path(planning.__file__).parent / "stages"
     with_tools = {path.stem for path in stages.glob("*.py") if "\nTOOLS = " in path.read_text()}
-    assert with_tools == {"agent", "edk2", "edk2_tools", "kconfig_tree", "kernel"}
+    assert with_tools == kinds
 
 
 def test_what_compiles_is_keyed_by_the_toolchain_and_no_more_by_the_host(

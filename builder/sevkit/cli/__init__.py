@@ -9,6 +9,7 @@ export.py   export, doctor
 firmware.py firmware inspect, prove
 kernel.py   kconfig why, menuconfig
 measure.py  measure, diff
+reproduce.py reproduce
 """
 
 import os
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 
 import click
 
-from sevkit.cli import build, export, firmware, guest, image, kernel, measure  # noqa: F401
+from sevkit.cli import build, export, firmware, guest, image, kernel, measure, reproduce  # noqa: F401
 from sevkit.cli.common import main
 from sevkit.errors import SevkitError
 

@@ -23,6 +23,8 @@ from sevkit.stage import Json, Planner, Runner, Stage
 
 VERSION = 1
 
+TOOLS = {"lz4": "lz4", "xz": "xz-utils"}
+
 INIT = "/init"
 RELEASE = "/etc/sevkit-release"
 _FILES = "files"
