@@ -3,8 +3,8 @@
 
 Sources are the ones that the manifest names, the tools are those that it says were used; recipe,
 fragments and patches are the project's, and what of them is not as it was is told. Nothing that
-was built before is taken up: the work is done in a store of its own that starts with the sources
-alone. Never changes the image or the project's output.
+was built before is taken up unless asked for: the work is done in a store of its own that starts
+with the sources alone. Never changes the image or the project's output.
 """
 
 import shutil
@@ -64,11 +64,18 @@ class Reproduction:
 
 
 def reproduce(
-    project: Project, image: Path, settings: Settings, *, name: str | None = None, keep: Path | None
+    project: Project,
+    image: Path,
+    settings: Settings,
+    *,
+    name: str | None = None,
+    reuse: Sequence[str] = (),
+    keep: Path | None = None,
 ) -> Reproduction:
     """Build the image in the directory `image` again, from recipe `name` (default: its own).
 
-    `keep` is a new folder for what was built. Raises `ImageError` when the image is not as it was
+    The stages in `reuse` are taken from the project's store as they were built; `keep` is a new
+    folder for what was built. Raises `ImageError` when the image is not as it was
     published, `RecipeError` where the project lacks its recipe or one of its files, and whatever a
     build raises.
     """
@@ -86,6 +93,9 @@ def reproduce(
     with project.store.scratch() as scratch:
         store = Store(scratch / "store")
         _share_sources(plan, project.store, store, scratch / "source")
+        for stage in map(plan.stage, reuse):
+            shutil.copytree(project.store.open(stage.key), scratch / "reused", symlinks=True)
+            store.publish(stage, scratch / "reused")
         again = replace(project, output=scratch / "output", store=store, toolchain=tools)
         again.run(
             plan,

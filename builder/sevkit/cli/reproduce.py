@@ -18,6 +18,12 @@ from sevkit.errors import SevkitError
 @click.option("--ci", is_flag=True, help="Plain lines instead of bars.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @click.option(
+    "--reuse",
+    multiple=True,
+    metavar="STAGE",
+    help="Take this stage from the store instead of building it again.",
+)
+@click.option(
     "--keep",
     type=click.Path(path_type=Path, exists=False),
     metavar="FOLDER",
@@ -32,6 +38,7 @@ def reproduce(
     offline: bool,
     ci: bool,
     as_json: bool,
+    reuse: tuple[str, ...],
     keep: Path | None,
 ) -> int:
     """Build IMAGE again from the sources in its manifest, and compare every file.
@@ -46,7 +53,9 @@ def reproduce(
     folder = find_image(image, place.output)
     options = BuildOptions(jobs, False, False, offline, ci or as_json, False, "bwrap", "host")
     with opened(place, options) as project:
-        answer = build_again(project, folder, options.settings(place), name=recipe, keep=keep)
+        answer = build_again(
+            project, folder, options.settings(place), name=recipe, reuse=reuse, keep=keep
+        )
     report = place.output / ".log" / f"reproduce-{folder.name}.txt"
     if answer.explanation:
         _write(report, answer.explanation)
@@ -54,6 +63,7 @@ def reproduce(
         record = {
             "image": str(folder),
             "same": answer.is_same,
+            "reused": list(reuse),
             "files": {file.name: file.difference for file in answer.files},
             "other_inputs": list(answer.other_inputs),
             "causes": list(answer.causes),
@@ -64,7 +74,8 @@ def reproduce(
     for file in answer.files:
         click.echo(f"{file.name:16} {file.difference or 'the same'}")
     if answer.is_same:
-        click.echo(f"{shown(folder)}: reproduced, every byte")
+        taken = f" (not built again: {', '.join(reuse)})" if reuse else ""
+        click.echo(f"{shown(folder)}: reproduced, every byte{taken}")
         return 0
     for line in answer.causes:
         click.echo(f"  {line}")
