@@ -188,6 +188,20 @@ def test_an_overridden_symbol_names_both_fragments(configured: Configured) -> No
     assert merged.demands["AMD_MEM_ENCRYPT"].value == "n"
 
 
+def test_what_is_drawn_at_each_build_is_refused(
+    tree: Path, configured: Configured, tmp_path: Path
+) -> None:
+    modules = "# M.\nCONFIG_MODULES=y\n"
+    salt = '# S.\nCONFIG_BUILD_SALT="of the recipe"\n'
+    merged, config, run = configured(small=modules + salt)
+    check_config(tree, config, merged, run)
+    assert kconfig.read_config(config)["BUILD_SALT"] == '"of the recipe"'
+    signed = modules + "# K.\nCONFIG_MODULE_SIG=y\n"
+    (run.work.parent).rename(tmp_path / "first")
+    said = problem(tree, configured(small=signed))
+    assert "CONFIG_MODULE_SIG makes a key to sign modules with" in said
+
+
 def test_why_answers_for_a_symbol_of_ours(tree: Path, configured: Configured) -> None:
     merged, config, run = configured(*SHIPPED)
     text = kconfig.why(

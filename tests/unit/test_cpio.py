@@ -2,6 +2,7 @@
 """The newc writer and reader: bytes by the format's description, refusals, and damage."""
 
 import io
+import os
 import random
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def test_files_of_this_machine_give_the_bytes_only(tmp_path: Path) -> None:
     (tmp_path / "f").chmod(0o600)
     from_disk = archive_of([File(path="/f", data=tmp_path / "f")])
     assert from_disk == archive_of([File(path="/f", data=b"x" * 3_000_001)])
+
+
+def test_what_a_file_system_says_of_a_file_beside_its_bytes_is_not_in_the_archive(
+    tmp_path: Path,
+) -> None:
+    """Link counts, inodes, times, owners' names, sizes of folders: two copies differ in all."""
+    archives = []
+    for name, links in (("one", 0), ("two", 5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(links):
+            (folder / f"other-{number}").write_bytes(b"to make the folder larger" * 1000)
+        (folder / "f").write_bytes(b"same")
+        for number in range(links):
+            (folder / f"link-{number}").hardlink_to(folder / "f")
+        os.utime(folder / "f", (links, links))
+        entries: list[Entry] = [Directory(path="/d"), File(path="/d/f", data=folder / "f")]
+        archives.append(archive_of(entries))
+    assert archives[0] == archives[1]
 
 
 def test_the_answer_of_write_tells_sizes_and_digests() -> None:

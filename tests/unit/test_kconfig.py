@@ -358,3 +358,14 @@ def test_a_tree_without_a_version_is_no_kernel_tree(tmp_path: Path) -> None:
         kconfig.version_of(tmp_path)
     (tmp_path / "Makefile").write_text(MAKEFILE.replace("EXTRAVERSION =", "EXTRAVERSION = -rc1"))
     assert kconfig.version_of(tmp_path) == "6.12.7-rc1"
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    ["MODULE_SIG", "IMA_APPRAISE_MODSIG", "RANDSTRUCT", "GCC_PLUGIN_LATENT_ENTROPY"],
+)
+def test_what_would_make_every_build_another_is_named(symbol: str) -> None:
+    values = {"MODULES": "y", "RANDSTRUCT_NONE": "y", "BUILD_SALT": '"fixed"'}
+    assert list(kconfig.drawn_at_random(values)) == []
+    [line] = kconfig.drawn_at_random({**values, symbol: "y"})
+    assert line.startswith(f"CONFIG_{symbol} ")

@@ -184,8 +184,8 @@ def fragment_paths(stage: Stage, inputs: Mapping[str, Path]) -> dict[str, Path]:
 def check_config(tree: Path, config_path: Path, merged: kconfig.Merged, run: Runner) -> list[str]:
     """The wanted symbols that `config_path` does not have, a line each.
 
-    Raises `RecipeError` explaining each required symbol that is lost and each forbidden one that
-    is there or does not exist.
+    Raises `RecipeError` explaining each required symbol that is lost, each forbidden one that is
+    there or does not exist, and each that would put something random into the kernel.
     """
     values = kconfig.read_config(config_path)
     lost = kconfig.check(merged, values, kconfig.defined_symbols(tree))
@@ -195,6 +195,12 @@ def check_config(tree: Path, config_path: Path, merged: kconfig.Merged, run: Run
         raise RecipeError.of_problems(
             f"the configuration of linux {kconfig.version_of(tree)}",
             kconfig.lost_symbols(serious, merged, model),
+        )
+    if drawn := list(kconfig.drawn_at_random(values)):
+        raise RecipeError.of_problems(
+            f"the configuration of linux {kconfig.version_of(tree)}",
+            drawn,
+            hint="forbid it in a fragment of kernel.configs",
         )
     return [
         f"{item.demand.where}: {item.demand.text}" + ("" if item.exists else " (no such symbol)")
