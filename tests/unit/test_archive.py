@@ -583,3 +583,27 @@ def test_half_a_member_is_not_left_behind(store: Callable[[bytes], Path], tmp_pa
     assert not (tmp_path / "taken").exists()
     extract_member(store(whole), "large", tmp_path / "taken")
     assert (tmp_path / "taken").stat().st_size == 1 << 20
+
+
+def test_a_host_without_libarchive_is_told_what_is_missing(tmp_path: Path) -> None:
+    """libarchive-c fails in several ways; here it is pointed at a library that is another one."""
+    script = (
+        "import sys; from pathlib import Path; from sevkit.archive import unpack\n"
+        "from sevkit.errors import HostError\n"
+        "try: unpack(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except HostError as error: print(error); sys.exit(error.exit_code)\n"
+    )
+    with tarfile.open(tmp_path / "good.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("file"))
+    for library, status in (("/lib/x86_64-linux-gnu/libm.so.6", 3), ("libarchive.so.13", 0)):
+        target = tmp_path / Path(library).name
+        target.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "good.tar", target],
+            env={**os.environ, "LIBARCHIVE": library},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert ("libarchive is missing" in done.stdout) == (status == 3)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sevkit.errors import SourceError
+from sevkit.errors import HostError, SourceError
 
 _EOF, _OK, _WARN = 1, 0, -20  # archive.h
 _READ_BYTES = 1 << 18
@@ -227,8 +227,7 @@ class _Feed:
     """Gives libarchive the bytes of a slice of a file, or of a pipe up to its end."""
 
     def __init__(self, descriptor: int, part: Slice | None):
-        from libarchive import ffi
-
+        binding = _binding()
         self._descriptor = descriptor
         self._part = part
         self._position = 0
@@ -237,8 +236,8 @@ class _Feed:
         self._trouble: OSError | None = None
         self.taken = 0
         self.at_end = False
-        self.read_callback = ffi.READ_CALLBACK(self._read)
-        self.seek_callback = ffi.SEEK_CALLBACK(self._seek if part else 0)
+        self.read_callback = binding.READ_CALLBACK(self._read)
+        self.seek_callback = binding.SEEK_CALLBACK(self._seek if part else 0)
 
     def _read(self, _archive: object, _context: object, place: Any) -> int:
         try:
@@ -304,13 +303,26 @@ class _Pump(threading.Thread):
 
 
 @functools.cache
+def _binding() -> Any:
+    """libarchive-c's types of callbacks. Raises `HostError` where it finds no libarchive."""
+    try:
+        from libarchive import ffi
+    except (AttributeError, OSError, TypeError) as error:
+        raise HostError(
+            "libarchive is missing, through which archives are read",
+            why=str(error),
+            hint="apt-get install libarchive13, or say where it is in LIBARCHIVE",
+        ) from error
+    return ffi
+
+
+@functools.cache
 def _library() -> Any:
     """libarchive with the prototypes used here.
 
     A handle of its own, because libarchive-c's own one writes every warning to the log.
     """
-    from libarchive import ffi
-
+    ffi = _binding()
     library = ctypes.CDLL(ffi.libarchive_path)
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     for name, result, arguments in (
