@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compilers of pinned Debian packages: the same bytes on a Debian 12 and a Debian 13 host."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from sevkit.sources import Apt, DebGroup, fetch
+from sevkit.stage import Stage
+from sevkit.stages.sysroot import build_sysroot
+from sevkit.store import Store
+from sevkit.toolchain import LINKS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+OTHER_HOST = ("bubblewrap", "coreutils", "libarchive13t64", "python3")
+"""What of Debian 13 a host needs to run sevkit; the Python packages are those of the lock."""
+
+PIVOT = """
+import ctypes, os, sys
+root, *command = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.argtypes = [ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p]
+os.chdir(root)
+if libc.syscall(PIVOT_ROOT, b".", b".") or libc.umount2(b".", 2):
+    raise OSError(ctypes.get_errno(), "the root can't be changed")
+os.chdir("/")
+os.execve(command[0], command, {
+    "HOME": "/tmp",
+    "LIBARCHIVE": "/usr/lib/x86_64-linux-gnu/libarchive.so.13",
+    "PATH": "/usr/bin",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": "/builder:/site",
+    "SEVKIT_STORE": "/store",
+})
+""".replace("PIVOT_ROOT", "155")  # x86-64; glibc has no wrapper
+
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("mirror")]
+
+
+class Unpacking:
+    """The runner of a stage that runs nothing."""
+
+    def __init__(self, work: Path):
+        self.work = work
+
+    def progress(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
+def debian_13(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root file system of a Debian 13 that has Python and no compiler."""
+    folder = tmp_path_factory.mktemp("debian-13")
+    store, apt = Store(folder / "store"), Apt(folder / "apt")
+    inputs = {}
+    for pin in apt.resolve(DebGroup(OTHER_HOST, "trixie")):
+        fetch(pin, store.partial(pin.reference), lambda *_: None, apt)
+        store.add_blob(store.partial(pin.reference), pin.reference)
+        inputs[pin.name] = store.blob(pin.reference)
+    for name in ("work", "out"):
+        (folder / name).mkdir()
+    stage = Stage("debian-13", "sysroot", 1, {"links": LINKS}, {})
+    build_sysroot(stage, inputs, folder / "out", Unpacking(folder / "work"))  # type: ignore[arg-type]
+    root = folder / "out" / "root"
+    for name in ("builder", "dev", "proc", "project", "site", "store", "tmp"):
+        (root / name).mkdir(exist_ok=True)
+    platforms = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
+    installed = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--target", root / "site"),
+            *("--python-version", "3.13", "--implementation", "cp", "--only-binary=:all:"),
+            *(word for abi in ("cp313", "abi3", "none") for word in ("--abi", abi)),
+            *(word for platform in platforms for word in ("--platform", platform)),
+            *("--no-deps", "--require-hashes", "-r", REPOSITORY / "requirements.txt"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert installed.returncode == 0, installed.stderr
+    return root
+
+
+def on(root: Path, store: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run sevkit on the other host: in its root, without network, its processes apart."""
+    mounts: Mapping[str, Path] = {
+        "builder": REPOSITORY / "builder",
+        "project": REPOSITORY,
+        "store": store,
+    }
+    script = "\n".join(
+        [
+            "set -e",
+            f"mount --bind {root} {root}",
+            f"mount -t proc proc {root}/proc",
+            f"mount --rbind /dev {root}/dev",
+            f"mount -t tmpfs tmpfs {root}/tmp",
+            *(f"mount --bind {place} {root}/{name}" for name, place in mounts.items()),
+            'exec "$@"',
+        ]
+    )
+    command = [sys.executable, "-c", PIVOT, str(root), "/usr/bin/python3", "-m", "sevkit"]
+    return subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--net"),
+            *("sh", "-c", script, "sh", *command, "-C", "/project", "--output", "/tmp/output"),
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_toolchain_gives_the_same_bytes_on_another_release_of_debian(
+    sevkit: Sevkit, debian_13: Path, tmp_path: Path
+) -> None:
+    tools = ("--toolchain", "debian:trixie", "--ci")
+    store = tmp_path / "store"
+    here = sevkit(
+        *("--output", tmp_path / "output", "build", "sev-guest:initramfs", *tools),
+        env={"SEVKIT_STORE": str(store)},
+    )
+    assert here.returncode == 0, here.stderr
+    assert "toolchain: built" in here.stderr
+    other = tmp_path / "other"
+    for part in ("blobs", "pins"):
+        shutil.copytree(store / part, other / part)
+    there = on(debian_13, other, "build", "sev-guest:initramfs", *tools, "--offline")
+    assert there.returncode == 0, there.stdout + there.stderr
+
+    built = {path.name: path for path in (store / "entries").glob("*/*")}
+    again = {path.name: path for path in (other / "entries").glob("*/*")}
+    assert built.keys() == again.keys()
+    for key, entry in built.items():
+        text = (entry / "content.json").read_text()
+        assert (again[key] / "content.json").read_text() == text, entry / "key.json"
+
+    without = on(debian_13, other, "build", "sev-guest:agent", "--ci", "--offline")
+    assert without.returncode == 3, without.stdout + without.stderr
+    assert "gcc (package gcc)" in without.stderr
