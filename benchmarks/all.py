@@ -13,6 +13,7 @@ SCRIPTS = (
     "boot.py",
     "containers.py",
     "firmware.py",
+    "sandbox.py",
     "build.py",
 )
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage that starts thousands of processes, in the sandbox beside without it.
+
+Usage: python benchmarks/sandbox.py [RECIPE:STAGE]. Builds twice each way, in turns, and takes the
+quicker ones: what else runs on a machine only ever adds.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from build import seed
+from measure import REPOSITORY, SEVKIT, Ratio, seconds
+
+from sevkit.store import default_root
+
+_ROUNDS = 2
+
+
+def main() -> None:
+    """Print the ratio."""
+    target = sys.argv[1] if len(sys.argv) > 1 else "sev-guest-lean:firmware"
+    seconds([*SEVKIT, "fetch", target.partition(":")[0]])
+    took: dict[str, list[float]] = {"bwrap": [], "none": []}
+    with tempfile.TemporaryDirectory(prefix="sevkit-bench-") as name:
+        for turn in range(_ROUNDS):
+            for sandbox, times in took.items():
+                store = seed(default_root(os.environ), Path(name) / f"{sandbox}-{turn}")
+                words = ["build", target, "--offline", f"--sandbox={sandbox}"]
+                where = ["-C", str(REPOSITORY), "--output", f"{name}/output"]
+                times.append(seconds([*SEVKIT, *where, *words], env={"SEVKIT_STORE": str(store)}))
+                shutil.rmtree(store)
+    confined, open_ = min(took["bwrap"]), min(took["none"])
+    print(Ratio(f"{target} in the sandbox", confined, "without", open_, "at most 1.03"))
+
+
+if __name__ == "__main__":
+    main()
