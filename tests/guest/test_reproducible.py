@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image built again where everything is different that must not matter (docs/reproducible.md)."""
+"""An image built again where everything differs that must not matter (docs/reproducible.md)."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compilers of pinned Debian packages: the same bytes on Debian 12 and 13 (docs/reproducible.md)."""
+"""Compilers of pinned packages: the same bytes on Debian 12 and 13 (docs/reproducible.md)."""
 
 import shutil
 import subprocess
