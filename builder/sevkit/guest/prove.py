@@ -117,8 +117,11 @@ def cases_of(spec: GuestSpec, scratch: Path) -> Iterator[Case]:
         changed = scratch / "initramfs"
         changed.write_bytes(archive)
         yield Case("initrd", "one bit of the initrd", replace(spec, initramfs=changed))
-    cmdline = spec.cmdline[:-1] + chr(ord(spec.cmdline[-1]) ^ 1)
-    yield Case("cmdline", "one bit of the command line", replace(spec, cmdline=cmdline))
+    if spec.cmdline:
+        cmdline = spec.cmdline[:-1] + chr(ord(spec.cmdline[-1]) ^ 1)
+        yield Case("cmdline", "one bit of the command line", replace(spec, cmdline=cmdline))
+    else:
+        yield Case("cmdline", "a command line of one letter", replace(spec, cmdline="x"))
     yield Case("no-table", "no table of hashes", replace(spec, hashes_at=None, hashes=b""))
     table = bytearray(spec.hashes)
     table[_FIRST_ENTRY_LENGTH_AT] -= 1
