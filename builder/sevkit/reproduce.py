@@ -26,7 +26,7 @@ from sevkit.recipe import FileSource, Recipe
 from sevkit.sources import Pin
 from sevkit.stage import Plan
 from sevkit.store import Store
-from sevkit.toolchain import toolchain
+from sevkit.toolchain import Toolchain, toolchain
 
 NOT_REBUILT = frozenset({"manifest.json.sig"})
 """Files of an image directory that come to it after the build."""
@@ -86,7 +86,7 @@ def reproduce(
         raise ImageError(f"{keep} is there already", hint="name a folder that is not")
     tools = toolchain(manifest.build.toolchain, manifest.build.sandbox)
     recipe = project.recipe(name or manifest.name, manifest.build.variables)
-    plan = make_plan(recipe, project.library, _pins(manifest, recipe, project), tools)
+    plan = make_plan(recipe, project.library, _pins(manifest, recipe, tools), tools)
     other_inputs = list(_other_inputs(plan, manifest))
     for line in other_inputs:
         project.listener(Notice(line))
@@ -103,7 +103,7 @@ def reproduce(
             replace(settings, confined=tools.confined),
         )
         made = store.open(plan.stage("image").key)
-        files = list(_compared(image, made))
+        files = list(compared(image, made))
         is_same = all(file.difference is None for file in files)
         answer = Reproduction(
             image=image,
@@ -117,9 +117,8 @@ def reproduce(
     return answer
 
 
-def _pins(manifest: Manifest, recipe: Recipe, project: Project) -> Pins:
+def _pins(manifest: Manifest, recipe: Recipe, tools: Toolchain) -> Pins:
     """The sources of the manifest, by request. Raises `ImageError` where the recipe wants more."""
-    tools = toolchain(manifest.build.toolchain, manifest.build.sandbox)
     found: dict[str, list[Pin]] = {}
     for row in manifest.sources:
         if row.origin["kind"] != "file":
@@ -130,7 +129,7 @@ def _pins(manifest: Manifest, recipe: Recipe, project: Project) -> Pins:
     if lacking := sorted(packaged - found.keys()):
         raise ImageError(
             f"the image was built from another recipe: it has no source {', '.join(lacking)}",
-            why=f"{recipe.name} of {project.folder} asks for it now",
+            why=f"{recipe.name} of this project asks for it now",
             hint="take the project as it was when the image was built",
         )
     return {name: found.get(name, []) for name in wanted}
@@ -184,7 +183,8 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _compared(image: Path, made: Path) -> Iterator[Comparison]:
+def compared(image: Path, made: Path) -> Iterator[Comparison]:
+    """Every file of two image directories, by name; what comes after a build is left out."""
     names = {path.name for folder in (image, made) for path in folder.iterdir()} - NOT_REBUILT
     for name in sorted(names):
         old, new = image / name, made / name
