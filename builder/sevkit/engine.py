@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sevkit.disk import full_disk_explained
 from sevkit.errors import HostError, SevkitError, SourceError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
 from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
 from sevkit.stage import BuildFunction, Plan, Stage, changes
-from sevkit.store import Store, full_disk_explained
+from sevkit.store import Store, lock_name
 from sevkit.toolchain import GROUP, tools_of
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ def why_stale(plan: Plan, store: Store, stage: Stage) -> list[str] | None:
     last_key = store.last_key(plan.recipe.name, stage.name)
     if last_key is None or not store.has(last_key):
         return None
+    record = store.record(last_key)
+    if record is None:
+        return None
     names = {other.reference: other.name for other in plan.stages}
 
     def in_words(value: str) -> str:
@@ -138,7 +142,7 @@ def why_stale(plan: Plan, store: Store, stage: Stage) -> list[str] | None:
             return names.get(value, f"{kind} {digest[:12]}")
         return value
 
-    return changes(store.record(last_key), stage.record(), in_words)
+    return changes(record, stage.record(), in_words)
 
 
 class Engine:
@@ -247,7 +251,7 @@ class Engine:
         outcome: Outcome = "failed"
         self._listener(TaskStarted(task.name, task.reason))
         try:
-            with full_disk_explained(self._store.root):
+            with full_disk_explained(self._store.root, self._settings.logs):
                 if task.pin is not None:
                     self._do_fetch(task.name, task.pin)
                     outcome = "fetched"
@@ -262,7 +266,7 @@ class Engine:
             raise SourceError(
                 f"{pin.name} is not in the store, and the build is offline", hint="sevkit fetch"
             )
-        with self._store.lock(pin.reference.replace(":", "-"), self._waiting(name)):
+        with self._store.lock(lock_name(pin.reference), self._waiting(name)):
             if self._store.has_blob(pin.reference):
                 return
             partial = self._store.partial(pin.reference)
@@ -295,7 +299,8 @@ class Engine:
                     leftovers=None if self._settings.force else self._store.leftovers(stage.kind),
                     root=None if toolchain is None else toolchain / "root",
                 )
-                _build_function(stage)(stage, inputs, scratch / "out", runner)
+                with full_disk_explained(self._store.root, self._settings.logs):
+                    _build_function(stage)(stage, inputs, scratch / "out", runner)
                 self._processes.check()
                 again = self._store.has(stage.key)
                 if self._store.publish(stage, scratch / "out") and again:

@@ -102,17 +102,25 @@ class Project:
 
     def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         plan = self.plan(recipe, offline=settings.offline)
+        self._keep(plan)
         image = image_dir(self.output, plan) if "image" in targets else None
         if image is not None and (image / "manifest.json").is_file() and not settings.force:
             point_latest(image)
             return Built(plan, image, idle=True, files=_files_of(image))
         work = self.run(plan, find_work(plan, self.store, targets, force=settings.force), settings)
         if image is None:
-            places = [self.store.place(plan.stage(name).key) for name in targets]
+            places = [self.store.open(plan.stage(name).key) for name in targets]
             return Built(plan, places[0], idle=not work.tasks, files=[str(p) for p in places])
         publish(self.store.open(plan.stage("image").key), image)
         point_latest(image)
         return Built(plan, image, idle=False, files=_files_of(image))
+
+    def _keep(self, plan: Plan) -> None:
+        """Have the store know that all of `plan` that is there is in use, needed today or not."""
+        for stage in plan.stages:
+            self.store.has(stage.key)
+        for reference in plan.pins:
+            self.store.has_blob(reference)
 
     def fetch(self, recipe: Recipe, settings: Settings) -> int:
         """Bring every source of `recipe` into the store; the number that was missing."""

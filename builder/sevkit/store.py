@@ -9,34 +9,38 @@
     partial/                files that are being fetched
     tmp/<name>/             unfinished work; its owner holds tmp/<name>.lock
     locks/<key>             held by the process that builds the key
+    leases/, gate           what running processes use: leases.py
 
 An entry becomes visible by one rename, complete or not at all. Whatever is read is hashed first.
-Locks are flock(2), so they die with their process. The store knows nothing of recipes.
+Locks are flock(2), so they die with their process. When a blob or an entry was used last is the
+time of change of its file or folder. A store whose folder is writable by a group is kept readable
+and removable by all of it, whatever their umask. The store knows nothing of recipes.
 """
 
 import contextlib
-import ctypes
-import errno
-import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
-from sevkit.errors import HostError, ImageError, SevkitError
+from sevkit.disk import fsync, full_disk_explained, remove, settle
+from sevkit.errors import HostError, ImageError
+from sevkit.leases import Leases, locked, open_lock, still_at, try_lock, widen
 from sevkit.stage import Json, Stage, canonical_json
 
 NOT_SOURCES = frozenset({".git", "__pycache__", "build"})
 """Folders of a project that hold products or history, and so are no input of a stage."""
 
-_FSYNC_EACH_UP_TO = 64
+_FOLDERS = (
+    *("blobs", "commits", "entries", "last", "leases", "leftovers", "locks", "partial", "pins"),
+    *("tmp", "uptodate"),
+)
 
 
 def default_root(environment: Mapping[str, str]) -> Path:
@@ -102,13 +106,72 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         try:
-            for name in ("blobs", "commits", "entries", "last", "locks", "partial", "pins", "tmp"):
-                (root / name).mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+            mode = root.stat().st_mode
+            self._shared = bool(mode & stat.S_IWGRP)
+            for name in _FOLDERS:
+                self._folder(root / name)
         except OSError as error:
             raise HostError(
                 f"the store {root} can't be used: {error.strerror}",
                 hint="set SEVKIT_STORE to a folder that you can write to",
             ) from error
+        for name in ("", *_FOLDERS):
+            if not os.access(root / name, os.W_OK | os.X_OK):
+                raise HostError(
+                    f"the store {root} belongs to another user",
+                    why=f"{root / name} is not writable",
+                    hint="share it as docs/store.md says, or set SEVKIT_STORE to one of your own",
+                )
+        if self._shared and mode & stat.S_ISVTX:
+            raise HostError(
+                f"the store {root} can't be shared: its folder has the sticky bit",
+                why="a user could not remove what another one made, nor lock it (proc(5), "
+                "fs.protected_regular)",
+                hint=f"chmod 2775 {root}",
+            )
+        self.leases = Leases(root, self._lock_mode)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a group of users works in this store."""
+        return self._shared
+
+    def _folder(self, path: Path) -> Path:
+        """`path`, made where there is none."""
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            if self._shared:
+                widen(path, 0o2775)
+        return path
+
+    def _share(self, folder: Path) -> None:
+        """Let the group of a shared store read, move and remove what is in `folder`."""
+        if not self._shared:
+            return
+        for parent, _, names in os.walk(folder):
+            widen(Path(parent), 0o2770)
+            for name in names:
+                path = Path(parent, name)
+                if not path.is_symlink():
+                    widen(path, 0o040 | (path.stat().st_mode & 0o100) >> 3)
+
+    def _use(self, path: Path, sign: Path) -> bool:
+        """Whether `sign` is there; if so, `path` stays until this process lets go of the store."""
+        name = path.relative_to(self.root).as_posix()
+        if self.leases.is_held(name):
+            return sign.is_file()
+        with self.leases.gate():
+            if not sign.is_file():
+                return False
+            self._hold(path)
+        return True
+
+    def _hold(self, path: Path) -> None:
+        with full_disk_explained(self.root):
+            self.leases.hold(path.relative_to(self.root).as_posix())
+        with contextlib.suppress(OSError):  # another user's, on a disk that can't be written to
+            os.utime(path)
 
     # --- blobs -----------------------------------------------------------------------------
 
@@ -121,15 +184,19 @@ class Store:
             return value
         if kind == "git":
             try:
-                return (self.root / "commits" / value).read_text().strip()
-            except FileNotFoundError:
+                digest = (self.root / "commits" / value).read_text().strip()
+            except (FileNotFoundError, ValueError):
                 return None
+            return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
         raise ValueError(f"{reference} does not name one file")
 
     def has_blob(self, reference: str) -> bool:
         """Whether the file of a `blob:` or `git:` reference is here; its bytes are not read."""
         digest = self._digest_of(reference)
-        return digest is not None and self._blob_path(digest).is_file()
+        if digest is None:
+            return False
+        path = self._blob_path(digest)
+        return self._use(path, path)
 
     def blob(self, reference: str) -> Path:
         """The file of a `blob:` or `git:` reference, after its bytes were hashed.
@@ -138,7 +205,7 @@ class Store:
         """
         digest = self._digest_of(reference)
         path = self._blob_path(digest) if digest else None
-        if path is None or not path.is_file():
+        if path is None or not self._use(path, path):
             raise ImageError(f"{reference} is not in the store", hint="sevkit fetch")
         found = sha256_of(path)
         if found != digest:
@@ -151,8 +218,14 @@ class Store:
         return path
 
     def partial(self, reference: str) -> Path:
-        """Where a file is written while it is fetched; it survives a failure, to be resumed."""
-        return self.root / "partial" / reference.replace(":", "-")
+        """Where a file is written while it is fetched; it survives a failure, to be resumed.
+
+        To be asked for while `lock` holds its name. What another user left is begun anew.
+        """
+        path = self.root / "partial" / lock_name(reference)
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            path.unlink()
+        return path
 
     def add_blob(self, file: Path, reference: str) -> None:
         """Take over `file` (moved, not copied) as the content of `reference`.
@@ -164,10 +237,13 @@ class Store:
         if kind == "blob" and value != digest:
             raise ImageError(f"{file} has SHA-256 {digest}, not {value}")
         target = self._blob_path(digest)
-        target.parent.mkdir(exist_ok=True)
-        file.chmod(0o444)
-        _fsync(file)
-        file.replace(target)
+        if file.stat().st_nlink == 1:  # else another store's too, which has seen to it
+            file.chmod(0o664 if self._shared else 0o444)
+        fsync(file)
+        with self.leases.gate():
+            self._folder(target.parent)
+            file.replace(target)
+            self._hold(target)
         if kind == "git":
             self._write_atomically(self.root / "commits" / value, digest + "\n")
 
@@ -175,8 +251,10 @@ class Store:
         with self.scratch() as scratch:
             draft = scratch / path.name
             draft.write_text(text)
-            _fsync(draft)
-            draft.replace(path)
+            self._share(scratch)
+            fsync(draft)
+            with self.leases.gate():
+                draft.replace(path)
 
     # --- local files and folders -------------------------------------------------------------
 
@@ -227,27 +305,32 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether the result of a stage is here; its bytes are not read."""
-        return (self._entry(key) / "content.json").is_file()
+        entry = self._entry(key)
+        return self._use(entry, entry / "content.json")
 
-    def record(self, key: str) -> dict[str, Json]:
-        """The stage record that was hashed into `key`, as kept in key.json."""
-        record: dict[str, Json] = json.loads((self._entry(key) / "key.json").read_bytes())
-        return record
+    def record(self, key: str) -> dict[str, Json] | None:
+        """The stage record that was hashed into `key`, as kept in key.json.
 
-    def place(self, key: str) -> Path:
-        """Where the output folder of a stage is or will be."""
-        return self._entry(key) / "data"
+        None when it is not there, or damaged.
+        """
+        try:
+            record: dict[str, Json] = json.loads((self._entry(key) / "key.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        digest = hashlib.sha256(canonical_json(record).encode("utf-8", "replace")).hexdigest()
+        return record if digest == key else None
 
     def last_key(self, recipe: str, stage: str) -> str | None:
         """The key under which the stage of that name was built last for the recipe."""
         try:
-            return (self.root / "last" / recipe / stage).read_text().strip()
-        except FileNotFoundError:
+            key = (self.root / "last" / recipe / stage).read_text().strip()
+        except (FileNotFoundError, ValueError):
             return None
+        return key if re.fullmatch("[0-9a-f]{64}", key) else None
 
     def remember_last(self, recipe: str, stage: Stage) -> None:
         """Note `stage` as the one to compare with when a later one of its name is stale."""
-        (self.root / "last" / recipe).mkdir(parents=True, exist_ok=True)
+        self._folder(self.root / "last" / recipe)
         self._write_atomically(self.root / "last" / recipe / stage.name, stage.key + "\n")
 
     def open(self, key: str, *, checked: bool = False) -> Path:
@@ -257,20 +340,19 @@ class Store:
         missing or damaged; a damaged entry is removed first.
         """
         entry = self._entry(key)
+        self._use(entry, entry / "content.json")
         if checked:
             return entry / "data"
         try:
             expected = json.loads((entry / "content.json").read_bytes())
             found = list_tree(entry / "data")
-        except (OSError, ValueError) as error:
+            changed = [] if found == expected else _differing(found, expected)
+        except (OSError, ValueError, TypeError, KeyError, ImageError) as error:
             self._set_aside(key)
             raise self._damaged(entry, str(error)) from error
         if found != expected:
-            rows = {row["path"]: row for row in expected}
-            names = {row["path"] for row in found if rows.get(row["path"]) != row}
-            names |= rows.keys() - {row["path"] for row in found}
             self._set_aside(key)
-            raise self._damaged(entry, "changed: " + ", ".join(sorted(map(str, names))[:5]))
+            raise self._damaged(entry, "changed: " + ", ".join(changed[:5]))
         return entry / "data"
 
     def _damaged(self, entry: Path, why: str) -> ImageError:
@@ -281,7 +363,7 @@ class Store:
         )
 
     def _set_aside(self, key: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self.scratch() as scratch:
+        with self.scratch() as scratch, contextlib.suppress(FileNotFoundError):
             self._entry(key).rename(scratch / key)
 
     def publish(self, stage: Stage, data: Path) -> bool:
@@ -299,21 +381,28 @@ class Store:
             record = json.dumps(stage.record(), indent=2, sort_keys=True) + "\n"
             (draft / "key.json").write_text(record, encoding="utf-8")
             (draft / "content.json").write_text(canonical_json(rows), encoding="utf-8")
-            _settle(draft, len(rows))
-            entry.parent.mkdir(exist_ok=True)
+            self._share(draft)
+            settle(draft, len(rows))
             if self.has(stage.key):
-                if json.loads((entry / "content.json").read_bytes()) == rows:
-                    return False
-                self._set_aside(stage.key)
-            with contextlib.suppress(FileNotFoundError):
-                entry.rename(scratch / "incomplete")
-            draft.rename(entry)
+                with contextlib.suppress(OSError, ValueError):
+                    if json.loads((entry / "content.json").read_bytes()) == rows:
+                        return False
+            with self.leases.gate():
+                self._folder(entry.parent)
+                with contextlib.suppress(FileNotFoundError):
+                    entry.rename(scratch / "before")
+                draft.rename(entry)
+                self._hold(entry)
         return True
 
     def leftovers(self, kind: str) -> Path:
         """The folder in which stages of `kind` leave work for each other."""
-        folder = self.root / "leftovers" / kind
-        folder.mkdir(parents=True, exist_ok=True)
+        with self.leases.gate():
+            folder = self._folder(self.root / "leftovers" / kind)
+            self._hold(folder)
+        for path in folder.iterdir():
+            if not os.access(path, os.R_OK):  # another user's, of a narrower umask
+                path.unlink(missing_ok=True)
         return folder
 
     # --- work in progress --------------------------------------------------------------------
@@ -322,34 +411,49 @@ class Store:
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed at the end whatever happens."""
         folder, lock_path, lock = self._new_scratch()
-        with lock:
-            try:
-                yield folder
-            finally:
-                _remove(folder)
+        try:
+            yield folder
+        finally:
+            if remove(folder):
                 lock_path.unlink(missing_ok=True)
+            os.close(lock)
 
-    def _new_scratch(self) -> tuple[Path, Path, IO[str]]:
+    def _new_scratch(self) -> tuple[Path, Path, int]:
         """A new folder of tmp/, its lock file, and that file opened and locked."""
         while True:
             folder = self.root / "tmp" / secrets.token_hex(8)
             lock_path = folder.with_suffix(".lock")
-            lock = lock_path.open("w")
-            if _try_lock(lock) and lock_path.exists():  # else a sweep was faster
-                folder.mkdir()
-                return folder, lock_path, lock
-            lock.close()
-
-    def sweep(self) -> None:
-        """Remove what killed processes left in tmp/."""
-        for lock_path in (self.root / "tmp").glob("*.lock"):
-            with contextlib.suppress(FileNotFoundError), lock_path.open("r+") as lock:
+            lock = open_lock(lock_path, self._lock_mode)
+            if try_lock(lock) and still_at(lock_path, lock):  # else a sweep was faster
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return self._folder(folder), lock_path, lock
                 except OSError:
-                    continue
-                _remove(lock_path.with_suffix(""))
-                lock_path.unlink(missing_ok=True)
+                    lock_path.unlink(missing_ok=True)
+                    os.close(lock)
+                    raise
+            os.close(lock)
+
+    def sweep(self) -> tuple[int, list[Path]]:
+        """Remove what killed processes left in tmp/: how many folders, and which could not be.
+
+        What another user's build had not yet opened to the group is left to that user's next one.
+        """
+        with self.leases.alone():
+            pass  # which removes the leases of killed processes
+        count, left = 0, []
+        for lock_path in (self.root / "tmp").glob("*.lock"):
+            lock = open_lock(lock_path, self._lock_mode)
+            try:
+                if try_lock(lock):
+                    folder = lock_path.with_suffix("")
+                    count += folder.exists()
+                    if remove(folder):
+                        lock_path.unlink(missing_ok=True)
+                    else:
+                        left.append(folder)
+            finally:
+                os.close(lock)
+        return count - len(left), left
 
     @contextlib.contextmanager
     def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -357,70 +461,22 @@ class Store:
 
         `waiting` is called again and again while somebody else holds it; it may raise.
         """
-        with (self.root / "locks" / name).open("w") as lock:
-            while not _try_lock(lock):
-                waiting()
-                time.sleep(0.05)
+        with locked(self.root / "locks" / name, waiting, mode=self._lock_mode):
             yield
 
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    @property
+    def _lock_mode(self) -> int:
+        return 0o664 if self._shared else 0o644
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def lock_name(reference: str) -> str:
+    """The name of the lock, and of the partial file, of what is being fetched."""
+    return reference.replace(":", "-")
 
 
-def _settle(folder: Path, count: int) -> None:
-    """Bring a folder to the disk, file by file or, when it holds many, the whole file system."""
-    if count <= _FSYNC_EACH_UP_TO:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                path = Path(parent, name)
-                if not path.is_symlink():
-                    _fsync(path)
-            _fsync(Path(parent))
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder even where a build made parts of it read-only."""
-
-    def make_writable_and_retry(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-            function(path)
-
-    if folder.exists():
-        shutil.rmtree(folder, onerror=make_writable_and_retry)
-
-
-@contextlib.contextmanager
-def full_disk_explained(where: Path) -> Iterator[None]:
-    """Turn ENOSPC and EDQUOT into an error that names the file system."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise SevkitError(
-            f"no space left on the disk that holds {where}",
-            why=f"while writing {error.filename or 'a file'}",
-            hint="free some space (sevkit clean --store) or set SEVKIT_STORE to another disk",
-        ) from error
+def _differing(found: list[dict[str, Json]], expected: list[dict[str, Json]]) -> list[str]:
+    """The paths whose rows are not the same in two listings."""
+    rows = {str(row["path"]): row for row in expected}
+    here = {str(row["path"]): row for row in found}
+    names = rows.keys() | here.keys()
+    return sorted(name for name in names if rows.get(name) != here.get(name))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.disk import full_disk_explained
 from sevkit.errors import ImageError, SevkitError
 from sevkit.stage import Stage
-from sevkit.store import Store, full_disk_explained, list_tree, sha256_of, tree_digest
+from sevkit.store import Store, list_tree, sha256_of, tree_digest
 
 
 def a_stage(**params: str) -> Stage:

@@ -2,7 +2,8 @@
 """The command line: the only package that prints, asks the environment, or decides an exit status.
 
 common.py   the top command, flags of every build, the project a verb works on
-build.py    build, list, check, fetch, update, show, clean
+build.py    build, list, check, fetch, update, show
+store.py    gc, clean
 image.py    why, verify, schema, boot
 guest.py    run, probe
 export.py   export, doctor
@@ -19,7 +20,17 @@ from collections.abc import Sequence
 
 import click
 
-from sevkit.cli import build, export, firmware, guest, image, kernel, measure, reproduce  # noqa: F401
+from sevkit.cli import (  # noqa: F401
+    build,
+    export,
+    firmware,
+    guest,
+    image,
+    kernel,
+    measure,
+    reproduce,
+    store,
+)
 from sevkit.cli.common import main
 from sevkit.errors import SevkitError
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs that plan and build: build, list, check, fetch, update, show, clean."""
+"""Verbs that plan and build: build, list, check, fetch, update, show."""
 
 import json
-import os
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -170,17 +168,3 @@ def show(place: Place, words: tuple[str, ...], why: bool) -> None:
                     differences = why_stale(plan, project.store, stage)
                     for line in ["never built"] if differences is None else differences:
                         click.echo(f"{'':15} {line}")
-
-
-@main.command()
-@click.option("--store", "whole_store", is_flag=True, help="Empty the store too.")
-@click.pass_obj
-def clean(place: Place, whole_store: bool) -> None:
-    """Delete images and logs of this project; with --store everything that was fetched or built."""
-    from sevkit.store import default_root
-
-    folders = [place.output, *([default_root(os.environ)] if whole_store else [])]
-    for folder in folders:
-        if folder.is_dir():
-            shutil.rmtree(folder)
-            click.echo(f"deleted {shown(folder)}")

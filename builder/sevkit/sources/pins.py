@@ -19,7 +19,7 @@ from sevkit.recipe import GitSource, Source, UrlSource
 Progress = Callable[[int, int | None, str], None]
 """Called with bytes so far, bytes in all when known, and a note."""
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class SourceGoneError(SourceError):
@@ -97,6 +97,8 @@ class PinMemory:
             record = json.loads(path.read_bytes())
             if record["schema"] != _SCHEMA or record["request"] != _described(request):
                 return None
+            if record["sha256"] != _digest(record["pins"]):
+                return None
             return [_checked(Pin(**row)) for row in record["pins"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -105,10 +107,12 @@ class PinMemory:
         """Keep what `request` resolved to; a request that pins itself needs no memory."""
         if isinstance(request, UrlSource | GitSource):
             return
+        rows = [{**asdict(pin), "origin": dict(pin.origin)} for pin in pins]
         record = {
             "schema": _SCHEMA,
             "request": _described(request),
-            "pins": [{**asdict(pin), "origin": dict(pin.origin)} for pin in pins],
+            "pins": rows,
+            "sha256": _digest(rows),
         }
         path = self._path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +127,11 @@ class PinMemory:
     def _path(self, request: Request) -> Path:
         text = json.dumps(_described(request), sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def _digest(rows: object) -> str:
+    """What tells that remembered pins were damaged."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _described(request: Request) -> Mapping[str, object]:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that give disk space back: gc, clean."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from sevkit.cli.common import Place, main, shown
+from sevkit.errors import HostError
+
+if TYPE_CHECKING:
+    from sevkit.store_gc import Collected
+
+_DEFAULT_DAYS = 30
+_SECONDS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def _in(units: Mapping[str, int], example: str) -> Callable[..., int | None]:
+    """What turns the text of an option, a number and one of `units`, into the smallest of them."""
+
+    def convert(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+        if text is None:
+            return None
+        match = re.fullmatch(rf"([0-9]{{1,12}}) ?({'|'.join(units)})", text)
+        if match is None:
+            raise click.BadParameter(f"'{text}': write {example}, in one of {', '.join(units)}")
+        return int(match[1]) * units[match[2]]
+
+    return convert
+
+
+@main.command()
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    callback=_in(_SECONDS, "30d"),
+    help=f"Remove what was not used for so long (without --max-size: {_DEFAULT_DAYS}d).",
+)
+@click.option(
+    "--max-size",
+    metavar="SIZE",
+    callback=_in(_BYTES, "20GiB"),
+    help="Remove what was used longest ago until the store takes no more than this.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed.")
+def gc(older_than: int | None, max_size: int | None, dry_run: bool) -> None:
+    """Remove from the store what was not used for long; never what a running build uses."""
+    from sevkit.store import Store, default_root
+    from sevkit.store_gc import collect
+
+    if older_than is None and max_size is None:
+        older_than = _DEFAULT_DAYS * _SECONDS["d"]
+    store = Store(default_root(os.environ))
+    done = collect(store, older_than_seconds=older_than, max_bytes=max_size, dry_run=dry_run)
+    _say(done, dry_run=dry_run)
+    click.echo(f"store: {_size(done.left_bytes)} in {shown(store.root)}")
+
+
+def _say(done: "Collected", *, dry_run: bool) -> None:
+    verb = "would remove" if dry_run else "removed"
+    parts = [f"{number} {kind}" for kind, number in done.counts.items()]
+    if parts:
+        click.echo(f"{verb}: {', '.join(parts)}; {_size(done.freed_bytes)}")
+    else:
+        click.echo(f"{verb} nothing")
+    if done.in_use:
+        click.echo(f"kept: {done.in_use} that running builds use")
+    for path in done.not_ours:
+        click.echo(f"left: {path}, which belongs to {path.owner()}")
+
+
+def _size(count: int) -> str:
+    unit = max((u for u in _BYTES if count >= _BYTES[u]), key=_BYTES.__getitem__, default="B")
+    return f"{count} B" if unit == "B" else f"{count / _BYTES[unit]:.1f} {unit}"
+
+
+@main.command()
+@click.option("--store", "whole_store", is_flag=True, help="Empty the store too.")
+@click.pass_obj
+def clean(place: Place, whole_store: bool) -> None:
+    """Delete images and logs of this project; with --store everything that was fetched or built."""
+    from sevkit.store import Store, default_root
+
+    folders = [place.output]
+    root = default_root(os.environ)
+    if whole_store and root.is_dir():
+        with Store(root).leases.alone() as used:
+            if used:
+                raise HostError(
+                    f"a running build uses the store {root}",
+                    hint="wait for it; sevkit gc --max-size 0B removes all that no build uses",
+                )
+        folders.append(root)
+    for folder in folders:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+            click.echo(f"deleted {shown(folder)}")

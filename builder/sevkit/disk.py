@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a disk does to a build: bytes that must reach it, folders that resist, and no room left.
+
+Knows nothing of what the files are.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sevkit.errors import BuildError, SevkitError
+
+_FSYNC_EACH_UP_TO = 64
+_FULL_BELOW_BYTES = 256 << 10
+_SAID = "No space left on device"
+"""strerror(3) of ENOSPC in the C locale, in which every command of a build step runs."""
+
+
+class FullDiskError(SevkitError):
+    """There is no room left on a disk."""
+
+
+def fsync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def settle(folder: Path, count: int) -> None:
+    """Bring a folder to the disk, file by file or, when it holds many, the whole file system."""
+    if count <= _FSYNC_EACH_UP_TO:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = Path(parent, name)
+                if not path.is_symlink():
+                    fsync(path)
+            fsync(Path(parent))
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> bool:
+    """Remove a folder even where a build made parts of it read-only; whether it is gone."""
+
+    def make_writable_and_retry(function: Callable[[str], object], path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            if Path(path).is_dir() and not Path(path).is_symlink():
+                Path(path).chmod(0o700)
+            function(path)
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=make_writable_and_retry)
+    return not folder.exists()
+
+
+@contextlib.contextmanager
+def full_disk_explained(*places: Path) -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT, met here or by a command, into an error that names the full disk.
+
+    `places` are what is written to while the block runs, the most likely first.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _no_space(places, f"while writing {error.filename or 'a file'}") from error
+    except FullDiskError:
+        raise
+    except SevkitError as error:
+        hit = isinstance(error, BuildError) and any(map(_is_full, places))
+        if not hit and _SAID not in str(error):
+            raise
+        raise _no_space(places, error.what, error) from error
+
+
+def _no_space(places: tuple[Path, ...], why: str, cause: SevkitError | None = None) -> SevkitError:
+    full = next(filter(_is_full, places), places[0])
+    return FullDiskError(
+        f"no space left on the disk that holds {full}",
+        why="\n".join([why, *(cause.why.splitlines() if cause else [])]),
+        hint="free some space (sevkit gc --max-size 1GiB), or use another disk: SEVKIT_STORE for "
+        "the store, --output for images",
+        log=cause.log if cause else None,
+    )
+
+
+def _is_full(place: Path) -> bool:
+    """Whether the file system of `place` has next to no room left for us (statvfs(3))."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = os.statvfs(place)
+    return free.f_bavail * free.f_frsize < _FULL_BELOW_BYTES
