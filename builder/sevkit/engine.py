@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sevkit.disk import full_disk_explained
+from sevkit.disk import FullDiskError, full_disk_explained
 from sevkit.errors import HostError, SevkitError, SourceError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
 from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
@@ -168,16 +168,17 @@ class Engine:
         if not work.tasks:
             return
         self._check_host(work)
-        self._store.sweep()
-        self._settings.logs.mkdir(parents=True, exist_ok=True)
-        with full_disk_explained(self._store.root):
+        with full_disk_explained(self._store.root, self._settings.logs):
+            self._store.sweep()
+            self._settings.logs.mkdir(parents=True, exist_ok=True)
             for reference, path in self._plan.local.items():
                 self._store.add_local(path, reference)
         for stage in work.cached:
             self._listener(TaskFinished(stage.name, "cached", 0))
         errors = self._run_tasks(dict(work.tasks))
-        if len(errors) == 1:
-            raise errors[0]
+        full = next((error for error in errors if isinstance(error, FullDiskError)), None)
+        if full or len(errors) == 1:
+            raise full or errors[0]
         if errors:
             raise SevkitError(
                 f"{len(errors)} tasks failed", why="\n".join(str(error) for error in errors)

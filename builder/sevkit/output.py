@@ -2,19 +2,24 @@
 """Image directories: `output/<name>/<version>-<build id>/`, published at once, never changed.
 
 A debug image says so in the name of its directory: `<version>-debug-<build id>`. `latest` in the
-same folder is a symbolic link to the one published last.
+same folder is a symbolic link to the one published last. A killed build leaves nothing visible, and
+the next one removes what it left.
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from sevkit.disk import fsync, full_disk_explained, remove
 from sevkit.errors import ImageError, RecipeError
 from sevkit.stage import Plan, Stage
 
 BUILD_ID_DIGITS = 12
+_DRAFT = ".draft-"
 
 
 def image_dir(output: Path, plan: Plan) -> Path:
@@ -37,37 +42,37 @@ def publish(data: Path, image: Path) -> bool:
     """
     from sevkit.manifest import verify
 
-    if image.exists():
-        differences = verify(image)
-        if differences:
-            raise ImageError(
-                f"{image} was changed after it was published",
-                why="\n".join(differences),
-                hint=f"move it away or delete it, then build again: rm -r {image}",
-            )
-        return False
-    image.parent.mkdir(parents=True, exist_ok=True)
-    draft = image.parent / f".{image.name}.{secrets.token_hex(4)}"
-    try:
-        draft.mkdir()
-        for file in sorted(data.iterdir()):
-            shutil.copyfile(file, draft / file.name)
-            (draft / file.name).chmod(0o444)
-            _fsync(draft / file.name)
-        differences = verify(draft)
-        if differences:
-            raise ImageError(f"{image} could not be written whole", why="\n".join(differences))
-        _fsync(draft)
-        try:
-            draft.rename(image)
-        except OSError:
-            if not image.exists():
-                raise
-            return publish(data, image)
-    finally:
-        if draft.exists():
-            shutil.rmtree(draft)
+    with full_disk_explained(image.parent):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(image.parent):
+            if image.exists():
+                if differences := verify(image):
+                    raise ImageError(
+                        f"{image} was changed after it was published",
+                        why="\n".join(differences),
+                        hint=f"move it away or delete it, then build again: rm -r {image}",
+                    )
+                return False
+            draft = image.parent / f"{_DRAFT}{image.name}.{secrets.token_hex(4)}"
+            try:
+                _copy(data, draft)
+                if differences := verify(draft):
+                    why = "\n".join(differences)
+                    raise ImageError(f"{image} could not be written whole", why=why)
+                draft.rename(image)
+                fsync(image.parent)
+            finally:
+                remove(draft)
     return True
+
+
+def _copy(data: Path, draft: Path) -> None:
+    draft.mkdir()
+    for file in sorted(data.iterdir()):
+        shutil.copyfile(file, draft / file.name)
+        (draft / file.name).chmod(0o444)
+        fsync(draft / file.name)
+    fsync(draft)
 
 
 def point_latest(image: Path) -> None:
@@ -76,9 +81,27 @@ def point_latest(image: Path) -> None:
     with contextlib.suppress(OSError):
         if os.readlink(link) == image.name:  # noqa: PTH115
             return
-    draft = image.parent / f".latest.{secrets.token_hex(4)}"
-    draft.symlink_to(image.name)
-    draft.replace(link)
+    with full_disk_explained(image.parent), _alone_in(image.parent):
+        draft = image.parent / f"{_DRAFT}latest.{secrets.token_hex(4)}"
+        draft.symlink_to(image.name)
+        draft.replace(link)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other builds from publishing in `folder`; drafts that are there are of killed ones."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # file systems without locks (flock(2)) go without
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for draft in folder.glob(f"{_DRAFT}*"):
+                if draft.is_symlink():
+                    draft.unlink()
+                else:
+                    remove(draft)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_image(name: str, output: Path) -> Path:
@@ -97,11 +120,3 @@ def find_image(name: str, output: Path) -> Path:
         why=f"neither {path}/manifest.json nor {output / name}/latest/manifest.json exists",
         hint=f"sevkit build {path.name}",
     )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from sevkit.disk import full_disk_explained
 from sevkit.engine import Engine, Settings, Work, find_fetches, find_work
 from sevkit.errors import SourceError
 from sevkit.events import Listener, Notice
@@ -41,7 +42,7 @@ class Project:
     def __post_init__(self) -> None:
         self.library = Library.of(self.folder)
         self.memory = PinMemory(self.store.root / "pins")
-        self.apt = Apt(self.store.root / "apt")
+        self.apt = Apt(self.store.personal("apt"))
 
     def recipe(self, name: str, overrides: Mapping[str, str]) -> Recipe:
         """The recipe called `name`, or in the file `name`, with its variables set."""
@@ -93,12 +94,13 @@ class Project:
 
         A package that was looked up earlier and has left the mirror is looked up anew, once.
         """
-        try:
-            return self._build(recipe, targets, settings)
-        except SourceGoneError as gone:
-            self.listener(Notice(f"{gone.what}; looking for what replaced it"))
-            self.forget_pins(recipe)
-            return self._build(recipe, targets, settings)
+        with full_disk_explained(self.store.root, self.output):
+            try:
+                return self._build(recipe, targets, settings)
+            except SourceGoneError as gone:
+                self.listener(Notice(f"{gone.what}; looking for what replaced it"))
+                self.forget_pins(recipe)
+                return self._build(recipe, targets, settings)
 
     def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         plan = self.plan(recipe, offline=settings.offline)

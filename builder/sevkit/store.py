@@ -106,11 +106,12 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            mode = root.stat().st_mode
-            self._shared = bool(mode & stat.S_IWGRP)
-            for name in _FOLDERS:
-                self._folder(root / name)
+            with full_disk_explained(root):
+                root.mkdir(parents=True, exist_ok=True)
+                mode = root.stat().st_mode
+                self._shared = bool(mode & stat.S_IWGRP)
+                for name in _FOLDERS:
+                    self._folder(root / name)
         except OSError as error:
             raise HostError(
                 f"the store {root} can't be used: {error.strerror}",
@@ -132,10 +133,11 @@ class Store:
             )
         self.leases = Leases(root, self._lock_mode)
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether a group of users works in this store."""
-        return self._shared
+    def personal(self, name: str) -> Path:
+        """The folder `name` of the store, or where users share it this user's part of that."""
+        if not self._shared:
+            return self.root / name
+        return self._folder(self.root / name) / str(os.geteuid())
 
     def _folder(self, path: Path) -> Path:
         """`path`, made where there is none."""

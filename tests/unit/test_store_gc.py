@@ -176,7 +176,7 @@ class TestWhatIsInUse:
         code = textwrap.dedent(f"""
             import sys
             from pathlib import Path
-            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}
             from test_store_gc import Store, make_blob, make_entry
             store = Store(Path({str(root)!r}))
             make_entry(store, "mine", days_ago=40)
