@@ -34,7 +34,7 @@ from image_samples import image as sample_image  # noqa: E402
 
 from sevkit import output  # noqa: E402
 from sevkit.disk import FullDiskError  # noqa: E402
-from sevkit.engine import Engine, Settings, find_work  # noqa: E402
+from sevkit.engine import Engine, Settings, find_work, result  # noqa: E402
 from sevkit.manifest import verify  # noqa: E402
 from sevkit.sources import Pin  # noqa: E402
 from sevkit.stage import Plan, Runner, Stage  # noqa: E402
@@ -120,7 +120,7 @@ class Lab:
         work = find_work(self.plan, store, ["image"])
         Engine(self.plan, store, settings, lambda event: None, _fetch).run(work)
         image = output.image_dir(place / "output", self.plan)
-        output.publish(store.open(self.plan.stage("image").key), image)
+        output.publish(result(self.plan, store, "image"), image)
         output.point_latest(image)
 
     def start(self, place: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sevkit.disk import FullDiskError, full_disk_explained
-from sevkit.errors import HostError, SevkitError, SourceError
+from sevkit.errors import HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
 from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
 from sevkit.stage import BuildFunction, Plan, Stage, changes
@@ -145,6 +145,23 @@ def why_stale(plan: Plan, store: Store, stage: Stage) -> list[str] | None:
     return changes(record, stage.record(), in_words)
 
 
+def result(plan: Plan, store: Store, name: str) -> Path:
+    """The output folder of the stage `name`, after every byte of it was hashed.
+
+    Raises `ImageError` where that finds damage; then all that is damaged of the plan is removed.
+    """
+    try:
+        return store.open(plan.stage(name).key)
+    except ImageError:
+        _remove_damaged(plan, store)
+        raise
+
+
+def _remove_damaged(plan: Plan, store: Store) -> None:
+    stages = [stage.reference for stage in plan.stages]
+    store.remove_damaged([*stages, *plan.pins, *plan.local])
+
+
 class Engine:
     """Runs the tasks of one build. Use once."""
 
@@ -165,17 +182,19 @@ class Engine:
         Raises the error of the task that failed first; with `keep_going` after everything that
         does not depend on it was done. Raises `CancelledError` when interrupted.
         """
+        self._store.sweep()
         if not work.tasks:
             return
         self._check_host(work)
         with full_disk_explained(self._store.root, self._settings.logs):
-            self._store.sweep()
             self._settings.logs.mkdir(parents=True, exist_ok=True)
             for reference, path in self._plan.local.items():
                 self._store.add_local(path, reference)
         for stage in work.cached:
             self._listener(TaskFinished(stage.name, "cached", 0))
         errors = self._run_tasks(dict(work.tasks))
+        if any(isinstance(error, ImageError) for error in errors):
+            _remove_damaged(self._plan, self._store)
         full = next((error for error in errors if isinstance(error, FullDiskError)), None)
         if full or len(errors) == 1:
             raise full or errors[0]

@@ -68,11 +68,14 @@ def open_lock(path: Path, mode: int) -> int:
 
     Raises `HostError` when another user's file can't even be read.
     """
-    for _ in range(_TRIES):
+    for remaining in reversed(range(_TRIES)):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, mode)
         except PermissionError:
-            time.sleep(_PAUSE_SECONDS)  # its maker is about to widen what the umask narrowed
+            if remaining == 1:  # its maker died before it could widen what the umask narrowed
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            time.sleep(_PAUSE_SECONDS)
             continue
         widen(path, mode)
         return descriptor
@@ -137,12 +140,16 @@ class Leases:
 
     @contextlib.contextmanager
     def _passing(self, how: int) -> Iterator[None]:
-        descriptor = open_lock(self._root / "gate", self._mode)
-        try:
-            fcntl.flock(descriptor, how)
-            yield
-        finally:
-            os.close(descriptor)
+        path = self._root / "gate"
+        while True:
+            descriptor = open_lock(path, self._mode)
+            try:
+                fcntl.flock(descriptor, how)
+                if still_at(path, descriptor):
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
 
     def _used(self) -> Iterator[str]:
         for path in (self._root / "leases").iterdir():

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from sevkit.disk import full_disk_explained
-from sevkit.engine import Engine, Settings, Work, find_fetches, find_work
+from sevkit.engine import Engine, Settings, Work, find_fetches, find_work, result
 from sevkit.errors import SourceError
 from sevkit.events import Listener, Notice
 from sevkit.kernel_questions import KernelQuestions
@@ -107,13 +107,14 @@ class Project:
         self._keep(plan)
         image = image_dir(self.output, plan) if "image" in targets else None
         if image is not None and (image / "manifest.json").is_file() and not settings.force:
+            self.store.sweep()
             point_latest(image)
             return Built(plan, image, idle=True, files=_files_of(image))
         work = self.run(plan, find_work(plan, self.store, targets, force=settings.force), settings)
         if image is None:
-            places = [self.store.open(plan.stage(name).key) for name in targets]
+            places = [result(plan, self.store, name) for name in targets]
             return Built(plan, places[0], idle=not work.tasks, files=[str(p) for p in places])
-        publish(self.store.open(plan.stage("image").key), image)
+        publish(result(plan, self.store, "image"), image)
         point_latest(image)
         return Built(plan, image, idle=False, files=_files_of(image))
 

@@ -25,7 +25,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,7 +111,9 @@ class Store:
                 mode = root.stat().st_mode
                 self._shared = bool(mode & stat.S_IWGRP)
                 for name in _FOLDERS:
-                    self._folder(root / name)
+                    (root / name).mkdir(exist_ok=True)
+                    if self._shared:
+                        widen(root / name, 0o2775)
         except OSError as error:
             raise HostError(
                 f"the store {root} can't be used: {error.strerror}",
@@ -140,11 +142,21 @@ class Store:
         return self._folder(self.root / name) / str(os.geteuid())
 
     def _folder(self, path: Path) -> Path:
-        """`path`, made where there is none."""
-        if not path.is_dir():
+        """`path`, made where there is none, and never seen with a mode that shuts others out."""
+        if path.is_dir():
+            return path
+        if not self._shared:
             path.mkdir(exist_ok=True)
-            if self._shared:
-                widen(path, 0o2775)
+            return path
+        with self.scratch() as scratch:
+            draft = scratch / "folder"
+            draft.mkdir()
+            widen(draft, 0o2775)
+            try:
+                draft.rename(path)
+            except OSError:  # somebody was faster, and has put something in
+                if not path.is_dir():
+                    raise
         return path
 
     def _share(self, folder: Path) -> None:
@@ -300,6 +312,22 @@ class Store:
                 shutil.copyfile(self.blob(f"blob:{row['sha256']}"), path)
                 path.chmod(0o755 if row["executable"] else 0o644)
 
+    def remove_damaged(self, references: Iterable[str]) -> None:
+        """Read all that `references` name, so that one build finds everything that is damaged."""
+        for reference in references:
+            kind, _, value = reference.partition(":")
+            with contextlib.suppress(ImageError):
+                if kind == "stage":
+                    if self.has(value):
+                        self.open(value)
+                elif kind == "tree":
+                    rows = json.loads(self.blob(f"blob:{value}").read_bytes())
+                    self.remove_damaged(
+                        f"blob:{row['sha256']}" for row in rows if row["type"] == "file"
+                    )
+                else:
+                    self.blob(reference)
+
     # --- entries -----------------------------------------------------------------------------
 
     def _entry(self, key: str) -> Path:
@@ -428,7 +456,10 @@ class Store:
             lock = open_lock(lock_path, self._lock_mode)
             if try_lock(lock) and still_at(lock_path, lock):  # else a sweep was faster
                 try:
-                    return self._folder(folder), lock_path, lock
+                    folder.mkdir()
+                    if self._shared:
+                        widen(folder, 0o2775)
+                    return folder, lock_path, lock
                 except OSError:
                     lock_path.unlink(missing_ok=True)
                     os.close(lock)
