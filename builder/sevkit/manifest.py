@@ -21,6 +21,7 @@ from sevkit.manifest_shape import MANIFEST_VERSION, File, Manifest, Role
 
 __all__ = [
     "MANIFEST",
+    "SIGNATURE",
     "SUMS",
     "File",
     "Manifest",
@@ -36,6 +37,8 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
+SIGNATURE = "manifest.json.sig"
+"""Comes to an image after its build; `sevkit.signature` says whose it is."""
 LIMIT_BYTES = 8 << 20
 SCHEMA_ID = "urn:sevkit:manifest:1"
 
@@ -67,7 +70,7 @@ def describe_file(path: Path) -> File:
 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS of the files of `folder`, in the form of sha256sum(1)."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    names = sorted({path.name for path in folder.iterdir()} - {SUMS, SIGNATURE})
     lines = [f"{_digests(folder / name)[1]['sha256']}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), encoding="ascii")
 
@@ -187,7 +190,7 @@ def verify(folder: Path) -> list[str]:
     except ImageError as error:
         differences.append(": ".join([error.what, *error.why.splitlines()]))
     expected = {MANIFEST, SUMS, *stated, *sums}
-    for name in sorted(expected | present.keys()):
+    for name in sorted(expected | present.keys() - {SIGNATURE}):
         if name not in present:
             differences.append(f"{name}: is missing")
         elif name not in expected:

@@ -15,7 +15,7 @@ from sevkit.ovmf import Loader, Mode
 
 MANIFEST_VERSION = 1
 
-Role = Literal["kernel", "initramfs", "firmware", "config", "contents"]
+Role = Literal["kernel", "initramfs", "firmware", "config", "contents", "sbom"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sha384 = Annotated[str, Field(pattern=r"^[0-9a-f]{96}$")]
 Sha512 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]

@@ -18,7 +18,7 @@ from sevkit.engine import Settings, find_work
 from sevkit.errors import HostError, ImageError, SevkitError
 from sevkit.events import Notice
 from sevkit.image_diff import differences
-from sevkit.manifest import Manifest, load, verify
+from sevkit.manifest import SIGNATURE, Manifest, load, verify
 from sevkit.output import build_id
 from sevkit.plan import Pins, make_plan, requests
 from sevkit.project import Project
@@ -27,9 +27,6 @@ from sevkit.sources import Pin
 from sevkit.stage import Plan
 from sevkit.store import Store
 from sevkit.toolchain import Toolchain, toolchain
-
-NOT_REBUILT = frozenset({"manifest.json.sig"})
-"""Files of an image directory that come to it after the build."""
 
 _DIFFOSCOPE = ("diffoscope", "--exclude-directory-metadata=yes", "--text=-")
 _DIFFOSCOPE_SECONDS = 600
@@ -185,7 +182,7 @@ def _text(value: object) -> str:
 
 def compared(image: Path, made: Path) -> Iterator[Comparison]:
     """Every file of two image directories, by name; what comes after a build is left out."""
-    names = {path.name for folder in (image, made) for path in folder.iterdir()} - NOT_REBUILT
+    names = {path.name for folder in (image, made) for path in folder.iterdir()} - {SIGNATURE}
     for name in sorted(names):
         old, new = image / name, made / name
         if not old.exists():

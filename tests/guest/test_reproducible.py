@@ -183,7 +183,9 @@ def test_what_differs_is_named_and_explained(
     assert answer["same"] is False
     assert answer["other_inputs"] == []
     changed = {name for name, difference in answer["files"].items() if difference}
-    assert changed == {"initramfs", "contents.json", "manifest.json", "SHA256SUMS"}
+    assert changed == {
+        *("initramfs", "contents.json", "manifest.json", "sbom.cdx.json", "SHA256SUMS")
+    }
     assert "differs from byte" in answer["files"]["initramfs"]
     assert any("initramfs" in cause and "/init" in cause for cause in answer["causes"])
     assert "rebuilt/initramfs" in Path(answer["diffoscope"]).read_text()

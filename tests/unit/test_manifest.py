@@ -52,7 +52,7 @@ def test_a_manifest_is_read_as_it_was_written(good: Path) -> None:
     assert manifest.cmdline == "console=ttyS0 swiotlb=force"
     assert manifest.possible_modes == ("sev", "sev-es", "sev-snp")
     assert not manifest.is_debug
-    assert set(manifest.files) == {"kernel", "initramfs", "firmware", "config", "contents"}
+    assert set(manifest.files) == {"kernel", "initramfs", "firmware", "config", "contents", "sbom"}
 
 
 def test_the_text_of_a_manifest_is_the_one_that_was_agreed_on(good: Path) -> None:
@@ -240,6 +240,7 @@ FILES = (
     "firmware.fd",
     "config",
     "contents.json",
+    "sbom.cdx.json",
     "manifest.json",
     "SHA256SUMS",
 )

@@ -11,6 +11,7 @@ firmware.py firmware inspect, prove
 kernel.py   kconfig why, menuconfig
 measure.py  measure, diff
 reproduce.py reproduce
+sign.py     sign
 """
 
 import os
@@ -29,6 +30,7 @@ from sevkit.cli import (  # noqa: F401
     kernel,
     measure,
     reproduce,
+    sign,
     store,
 )
 from sevkit.cli.common import main

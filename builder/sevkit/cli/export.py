@@ -13,7 +13,7 @@ import click
 from sevkit.cli.common import Place, main, shown
 from sevkit.errors import RecipeError
 
-_FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "corim")
+_FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "corim", "slsa")
 
 
 @main.command()
@@ -54,7 +54,7 @@ def export(
     """Write what another program needs to launch or to trust IMAGE, from its manifest.
 
     FORMAT is qemu (a script), qemu-config (-readconfig), libvirt (domain XML), firmware-json, kata
-    (configuration drop-in), rvps (reference values) or corim (experimental).
+    (configuration drop-in), rvps (reference values), corim (experimental) or slsa (provenance).
     """
     from sevkit.exports import exported, subject_of
     from sevkit.output import find_image

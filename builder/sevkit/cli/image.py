@@ -42,8 +42,14 @@ def schema(kind: str) -> None:
 
 @main.command()
 @click.argument("image", default="sev-guest")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Also check its signature: a public ssh key, or a file of allowed signers.",
+)
+@click.option("--identity", metavar="NAME", help="Who of the allowed signers must have signed.")
 @click.pass_obj
-def verify(place: Place, image: str) -> int:
+def verify(place: Place, image: str, key: Path | None, identity: str | None) -> int:
     """Check every byte of an image directory, and its launch digests, against its manifest."""
     from sevkit.manifest import load
     from sevkit.manifest import verify as differences
@@ -54,6 +60,10 @@ def verify(place: Place, image: str) -> int:
     found = differences(folder) or measurement_differences(folder, load(folder))
     for line in found:
         click.echo(line)
+    if key is not None and not found:
+        from sevkit.signature import check
+
+        click.echo(check(folder, key, identity))
     click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
     return 1 if found else 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sevkit.exports import firmware_json, kata, libvirt, qemu, reference_values
+from sevkit.exports import firmware_json, kata, libvirt, qemu, reference_values, slsa
 from sevkit.exports.subject import MODES, Subject, subject_of
 
 __all__ = ["FORMATS", "MODES", "Format", "Subject", "exported", "subject_of"]
@@ -31,6 +31,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "kata": Format("a drop-in for Kata's configuration.toml", kata.drop_in),
         "rvps": Format("reference values for trustee", reference_values.rvps_message),
         "corim": Format("reference values as CoRIM, experimental", reference_values.corim),
+        "slsa": Format("SLSA provenance: where the image comes from", slsa.provenance),
     }
 )
 

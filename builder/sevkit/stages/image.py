@@ -26,9 +26,10 @@ from sevkit.measured_image import measure_image
 from sevkit.ovmf import Mode, parse
 from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
+from sevkit.sbom import SBOM, sbom_text
 from sevkit.stage import Json, Planner, Runner, Stage
 
-VERSION = 5
+VERSION = 6
 
 BUILD_ID_DIGITS = 12
 
@@ -135,7 +136,10 @@ def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
             why="\n".join(manifest.remarks()),
             hint="name another kernel, other firmware, or other modes",
         )
-    (out / MANIFEST).write_text(text_of(_measured(manifest, out)), encoding="utf-8")
+    (out / SBOM).write_text(sbom_text(manifest, facts.contents), encoding="utf-8")
+    complete = {**manifest.files, "sbom": describe_file(out / SBOM)}
+    manifest = _measured(manifest.model_copy(update={"files": complete}), out)
+    (out / MANIFEST).write_text(text_of(manifest), encoding="utf-8")
     write_sums(out)
     differences = verify(out)
     if differences:
