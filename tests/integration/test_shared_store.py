@@ -56,7 +56,7 @@ def start(code: str, **values: object) -> "subprocess.Popen[str]":
 
 def test_no_build_fails_while_everything_unused_is_collected_all_the_time(tmp_path: Path) -> None:
     Lab.in_folder(tmp_path / "lab")
-    values = {"tests": str(TESTS), "place": str(tmp_path), "seconds": 8}
+    values = {"tests": str(TESTS), "place": str(tmp_path), "seconds": 5}
     builders = [start(BUILDER, **values) for _ in range(3)]
     collectors = [start(COLLECTOR, **values) for _ in range(2)]
     counts = []
@@ -64,8 +64,8 @@ def test_no_build_fails_while_everything_unused_is_collected_all_the_time(tmp_pa
         said, trouble = process.communicate(timeout=120)
         assert process.returncode == 0, trouble
         counts.append(int(said))
-    assert min(counts[:3]) >= 3
-    assert sum(counts[3:]) >= 8, "nothing was collected beside the builds"
+    assert min(counts[:3]) >= 2
+    assert sum(counts[3:]) >= 4, "nothing was collected beside the builds"
     assert list(damage(tmp_path)) == []
     collect(Store(tmp_path / "store"), max_bytes=0)
     assert list((tmp_path / "store").glob("entries/*/*")) == []

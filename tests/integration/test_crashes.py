@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds that die or run out of disk: what is left is whole, and the next build succeeds.
+
+The made-up plan of tests/crash_lab.py goes through many such ends, real recipes through a few.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from crash_lab import Score, damage, leaked, remains, run_all, survived
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KILLS, FULL_DISKS = 30, 12
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[str, Score]:
+    return run_all(KILLS, FULL_DISKS, seed=random.SystemRandom().randrange(1 << 30))
+
+
+@pytest.mark.parametrize(("end", "tried"), [("SIGKILL", KILLS), ("full disk", FULL_DISKS)])
+def test_after_a_bad_end_at_a_random_moment_all_is_whole_and_the_next_build_succeeds(
+    scores: dict[str, Score], end: str, tried: int
+) -> None:
+    score = scores[end]
+    print(f"{end}: survived {survived(score)} of {score.tried} at {len(score.points)} points")
+    assert score.failures == []
+    assert score.tried == tried
+    assert len(score.points) >= 3, "the trials all ended at the same point"
+
+
+# --- real recipes, through the command ---------------------------------------------------------
+
+STAGES = [f"sev-guest-ovmf:{stage}" for stage in ("firmware", "agent", "initramfs")]
+REAL_KILLS = 5
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A store that holds the sources of `STAGES` but no results, and how long those take."""
+
+    store: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def fetched(sevkit: Sevkit, tmp_path_factory: pytest.TempPathFactory) -> Fetched:
+    place = tmp_path_factory.mktemp("fetched")
+    for _ in range(2):  # the first one also fetches
+        started = time.monotonic()
+        environment = {"SEVKIT_STORE": str(place / "store")}
+        built = sevkit("--output", place / "o", "build", *STAGES, "--ci", env=environment)
+        assert built.returncode == 0, built.stderr
+        seconds = time.monotonic() - started
+        shutil.rmtree(place / "store" / "entries")
+        shutil.rmtree(place / "store" / "uptodate")
+    return Fetched(place / "store", seconds)
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("mirror")
+def test_real_builds_that_were_killed_leave_all_whole_and_the_next_one_succeeds(
+    sevkit: Sevkit, fetched: Fetched, tmp_path: Path
+) -> None:
+    kills, longest = 0, fetched.seconds * 0.9
+    while kills < REAL_KILLS:
+        place = tmp_path / str(kills)
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(fetched.store, place / "store")
+        words = ["--output", str(place / "output"), "build", *STAGES, "--offline", "--ci"]
+        environment = {"SEVKIT_STORE": str(place / "store")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sevkit", *words],
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        moment = longest * random.uniform(0.2, 1)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            longest = moment  # it was faster than that
+            continue
+        kills += 1
+        assert [*leaked(place), *damage(place)] == []
+        good = sevkit(*words, env=environment)
+        assert good.returncode == 0, good.stderr
+        assert [*damage(place), *remains(place)] == []
+        assert len(list(place.glob("store/entries/*/*"))) >= len(STAGES)
+    print(f"real builds: survived {kills} of {REAL_KILLS} kills")
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize("spare_kib", [600, 5000])
+def test_a_real_build_on_a_full_disk_says_so_once_and_succeeds_with_more_room(
+    fetched: Fetched, tmp_path: Path, spare_kib: int
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    used_kib = sum(-(-path.stat().st_size // 4096) * 4 for path in fetched.store.rglob("*"))
+    build = (
+        f"SEVKIT_STORE={disk}/store {sys.executable} -m sevkit --output {tmp_path}/output build "
+        f"{' '.join(STAGES)} --offline --ci"
+    )
+    script = (
+        f"mount -t tmpfs -o size={used_kib + spare_kib}k tmpfs {disk} && "
+        f"cp -r {fetched.store} {disk}/store && "
+        f"{{ {build} 2>{tmp_path}/said; echo status $?; }} && "
+        f"mount -o remount,size=2g {disk} && {build}"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "status 1" in done.stdout, done.stderr
+    said = (tmp_path / "said").read_text()
+    assert "no space left on the disk that holds" in said
+    assert said.count("sevkit: error:") == 1
+    assert "Traceback" not in said + done.stderr
+    assert done.returncode == 0, done.stderr
