@@ -34,7 +34,9 @@ BUILDER = """
 """
 COLLECTOR = """
     import sys, time
+    sys.path.insert(0, {tests!r})
     from pathlib import Path
+    import crash_lab
     from sevkit.store import Store
     from sevkit.store_gc import collect
     end, count = time.monotonic() + {seconds}, 0
