@@ -2,6 +2,7 @@
 """The memory of what packages resolved to."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ def test_what_was_remembered_is_recalled_until_it_is_forgotten(memory: PinMemory
     memory.forget(REQUEST)
     memory.forget(REQUEST)
     assert memory.recall(REQUEST) is None
+
+
+def test_in_a_shared_folder_everybody_can_read_it_whatever_the_umask(memory: PinMemory) -> None:
+    memory.folder.mkdir(mode=0o775)
+    memory.folder.chmod(0o2775)
+    umask = os.umask(0o077)
+    try:
+        memory.remember(REQUEST, [PIN])
+    finally:
+        os.umask(umask)
+    [path] = memory.folder.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o664
 
 
 def test_another_request_is_not_mixed_up_with_it(memory: PinMemory) -> None:

@@ -9,11 +9,13 @@ import hashlib
 import json
 import re
 import secrets
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sevkit.errors import SourceError
+from sevkit.leases import widen
 from sevkit.recipe import GitSource, Source, UrlSource
 
 Progress = Callable[[int, int | None, str], None]
@@ -23,7 +25,11 @@ _SCHEMA = 2
 
 
 class SourceGoneError(SourceError):
-    """A version that was looked up earlier has left the mirror."""
+    """A version that was looked up earlier has left the mirror; `name` is that of its file."""
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} has left the mirror", hint="sevkit update")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class PinMemory:
         self.observed.add(path)
         try:
             record = json.loads(path.read_bytes())
-            if record["schema"] != _SCHEMA or record["request"] != _described(request):
+            if record["schema"] != _SCHEMA or record["request"] != described(request):
                 return None
             if record["sha256"] != _digest(record["pins"]):
                 return None
@@ -110,7 +116,7 @@ class PinMemory:
         rows = [{**asdict(pin), "origin": dict(pin.origin)} for pin in pins]
         record = {
             "schema": _SCHEMA,
-            "request": _described(request),
+            "request": described(request),
             "pins": rows,
             "sha256": _digest(rows),
         }
@@ -118,6 +124,8 @@ class PinMemory:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{secrets.token_hex(4)}")
         draft.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        if path.parent.stat().st_mode & stat.S_IWGRP:  # a store that users share
+            widen(draft, 0o664)
         draft.replace(path)
 
     def forget(self, request: Request) -> None:
@@ -125,7 +133,7 @@ class PinMemory:
         self._path(request).unlink(missing_ok=True)
 
     def _path(self, request: Request) -> Path:
-        text = json.dumps(_described(request), sort_keys=True)
+        text = json.dumps(described(request), sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
@@ -134,7 +142,7 @@ def _digest(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def _described(request: Request) -> Mapping[str, object]:
+def described(request: Request) -> Mapping[str, object]:
     """What of a request decides what it resolves to, as JSON would give it back."""
     if isinstance(request, DebGroup):
         return {"packages": list(request.packages), "suite": request.suite}
