@@ -108,8 +108,9 @@ class Store:
         try:
             with full_disk_explained(root):
                 root.mkdir(parents=True, exist_ok=True)
-                mode = root.stat().st_mode
-                self._shared = bool(mode & stat.S_IWGRP)
+                status = root.stat()
+                sticky = bool(status.st_mode & stat.S_ISVTX)
+                self._shared = bool(status.st_mode & stat.S_IWGRP) and not sticky
                 for name in _FOLDERS:
                     (root / name).mkdir(exist_ok=True)
                     if self._shared:
@@ -126,7 +127,7 @@ class Store:
                     why=f"{root / name} is not writable",
                     hint="share it as docs/store.md says, or set SEVKIT_STORE to one of your own",
                 )
-        if self._shared and mode & stat.S_ISVTX:
+        if sticky and os.geteuid() not in (0, status.st_uid):
             raise HostError(
                 f"the store {root} can't be shared: its folder has the sticky bit",
                 why="a user could not remove what another one made, nor lock it (proc(5), "

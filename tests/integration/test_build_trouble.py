@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crash_lab import damage, leaked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
@@ -139,6 +140,7 @@ def test_an_interrupted_build_leaves_nothing_half_made(
         assert "Traceback" not in said
         assert list((store / "tmp").iterdir()) == []
     assert not list((store / "entries").glob("*/*"))
+    assert [*leaked(tmp_path), *damage(tmp_path)] == []
     good = sevkit("--output", tmp_path / "o", "build", TARGET, "--ci", env=environment)
     assert good.returncode == 0, good.stderr
     assert list((store / "tmp").iterdir()) == []

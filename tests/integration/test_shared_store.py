@@ -73,6 +73,33 @@ def test_no_build_fails_while_everything_unused_is_collected_all_the_time(tmp_pa
     assert list((tmp_path / "store").glob("entries/*/*")) == []
 
 
+def test_gc_makes_room_on_a_disk_that_has_none_for_anything_new(tmp_path: Path) -> None:
+    """Without a free inode nothing can be moved to a trash folder first."""
+    script = f"""
+        mount -t tmpfs -o nr_inodes=120 tmpfs {tmp_path} && cd {tmp_path} &&
+        {sys.executable} - <<'END' && {{ i=0; while touch fill-$i; do i=$((i+1)); done; }} 2>/dev/null
+import sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "unit")!r}]
+from pathlib import Path
+from test_store_gc import Store, make_blob, make_entry
+for number in range(5):
+    make_entry(Store(Path("store")), str(number))
+    make_blob(Store(Path("store")), b"%d" % number)
+END
+        mkdir more && exit 9
+        SEVKIT_STORE={tmp_path}/store {sys.executable} -m sevkit gc --max-size 0B
+        mkdir more
+    """
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "removed: 5 entries, 5 blobs" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
 # --- users ------------------------------------------------------------------------------------
 
 GROUP = 54321

@@ -207,6 +207,21 @@ class TestWhatIsInUse:
         collect(Store(root), max_bytes=(1 << 20) + (1 << 19))
         assert (oldest.exists(), older.exists()) == (True, False)
 
+    def test_a_store_within_the_store_is_left_alone_and_keeps_what_it_shares(
+        self, root: Path
+    ) -> None:
+        """As a build that is repeated for comparison has one."""
+        reference = make_blob(Store(root), b"source", days_ago=40)
+        with Store(root).scratch() as scratch:
+            inner = Store(scratch / "store")
+            (scratch / "source").hardlink_to(Store(root).blob(reference))
+            inner.add_blob(scratch / "source", reference)
+            make_entry(inner, "inner", days_ago=40)
+            assert collect(Store(root), max_bytes=0).counts["blobs"] == 1
+            assert inner.blob(reference).read_bytes() == b"source"
+            assert inner.has(a_stage("inner").key)
+        assert not Store(root).has_blob(reference)
+
     def test_leftovers_stay_while_a_stage_of_their_kind_runs(self, root: Path) -> None:
         builder = Store(root)
         left = builder.leftovers("kernel") / "objects"
