@@ -8,7 +8,7 @@ network and writes nothing.
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -32,12 +32,15 @@ from sevkit.stages.firmware import plan_firmware
 from sevkit.stages.image import plan_image
 from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
-from sevkit.stages.kernel import plan_config, plan_kernel
+from sevkit.stages.kernel import LOCKED_CONFIG, plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
 from sevkit.store import NOT_SOURCES, list_local, sha256_of, tree_digest
 from sevkit.toolchain import GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}
+
+LockedConfig = Callable[[Stage], Path | None]
+"""Where the configuration that is locked for a kernel stage is; None without one."""
 
 Pins = Mapping[str, Sequence[Pin]]
 """Per request (a source's name, or a group of packages) the files that it resolved to."""
@@ -76,9 +79,16 @@ def stage_functions(recipe: Recipe) -> Iterator[PlanFunction]:
     yield plan_image
 
 
-def make_plan(recipe: Recipe, library: Library, pins: Pins, toolchain: Toolchain = HOST) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    library: Library,
+    pins: Pins,
+    toolchain: Toolchain = HOST,
+    locked_config: LockedConfig | None = None,
+) -> Plan:
     """The whole plan of an image. Raises `RecipeError` for files that are missing."""
-    return _planned(recipe, library, pins, toolchain, stage_functions(recipe))
+    functions = stage_functions(recipe)
+    return _planned(recipe, library, pins, toolchain, functions, locked_config)
 
 
 def make_kconfig_plan(
@@ -100,12 +110,13 @@ def _planned(
     pins: Pins,
     toolchain: Toolchain,
     functions: Iterator[PlanFunction],
+    locked_config: LockedConfig | None = None,
 ) -> Plan:
-    planner = _Planner(recipe, library, pins, toolchain)
+    planner = _Planner(recipe, library, pins, toolchain, locked_config)
     if toolchain.suite is not None:
         functions = chain([partial(plan_sysroot, group=GROUP)], functions)
     for function in functions:
-        stage = planner.surrounded(function(planner))
+        stage = planner.locked(planner.surrounded(function(planner)))
         planner.stages[stage.name] = stage
     return Plan(
         recipe=recipe,
@@ -123,6 +134,7 @@ class _Planner:
     library: Library
     pins: Pins
     toolchain: Toolchain = HOST
+    locked_config: LockedConfig | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
     local_paths: dict[str, Path] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -136,6 +148,15 @@ class _Planner:
         if self.toolchain.suite is not None:
             return replace(stage, inputs={**stage.inputs, GROUP: self.stage(GROUP)})
         return stage
+
+    def locked(self, stage: Stage) -> Stage:
+        """`stage` with the configuration that is locked for it, if it is the kernel's."""
+        if stage.kind != "kernel" or self.locked_config is None:
+            return stage
+        path = self.locked_config(stage)
+        if path is None:
+            return stage
+        return replace(stage, inputs={**stage.inputs, LOCKED_CONFIG: self.local(path)})
 
     def source(self, name: str) -> str:
         source = self.recipe.sources[name]

@@ -7,16 +7,18 @@ among them: a remembered package that has left the mirror is looked up anew, onc
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from sevkit.disk import full_disk_explained
 from sevkit.engine import Engine, Settings, Work, find_fetches, find_work, result
-from sevkit.errors import SourceError
+from sevkit.errors import RecipeError, SourceError
 from sevkit.events import Listener, Notice
+from sevkit.kconfig import version_of
 from sevkit.kernel_questions import KernelQuestions
 from sevkit.library import Library
+from sevkit.lock import Lock, changes_of, config_key, read_lock
 from sevkit.output import image_dir, point_latest, publish
 from sevkit.plan import Pins, kernel_config, make_kconfig_plan, make_plan, requests
 from sevkit.recipe import Recipe
@@ -26,6 +28,7 @@ from sevkit.sources import Apt, Pin, PinMemory, SourceGoneError, fetch, resolve
 from sevkit.stage import Plan, Stage
 from sevkit.store import Store
 from sevkit.toolchain import GROUP, HOST, Toolchain
+from sevkit.vendor import without_vendored
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Project:
     store: Store
     listener: Listener
     toolchain: Toolchain = HOST
+    locked: bool = False
     library: Library = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,10 +53,21 @@ class Project:
         return load(name, overrides, self.library)
 
     def pins(self, recipe: Recipe, *, offline: bool = False) -> Pins:
-        """What the sources of `recipe` resolve to: remembered, else looked up and remembered."""
+        """What the sources of `recipe` resolve to: locked, remembered, else looked up.
+
+        What was looked up is remembered; nothing is when the project must be `locked`. Raises
+        `RecipeError` then for what is not in the lock.
+        """
         found: dict[str, Sequence[Pin]] = {}
+        lock = self.lock(recipe)
         for name, request in requests(recipe, self.toolchain).items():
-            pins = self.memory.recall(request)
+            pins = lock.pins(request) if lock is not None else None
+            if pins is None and lock is not None:
+                if self.locked:
+                    raise lock.refusal(name, request)
+                self.listener(Notice(f"{name} is not in {lock.path.name}"))
+            if pins is None:
+                pins = self.memory.recall(request)
             if pins is None:
                 if offline:
                     raise SourceError(
@@ -65,13 +80,96 @@ class Project:
             found[name] = pins
         return found
 
+    def lock(self, recipe: Recipe) -> Lock | None:
+        """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
+        path = self.folder / "recipes" / f"{recipe.name}.lock"
+        self.library.observed.add(path)
+        lock = read_lock(path, recipe.name)
+        if lock is None and self.locked:
+            raise RecipeError(f"there is no {path}", hint=f"sevkit lock {recipe.name}")
+        return lock
+
+    def locked_config(self, lock: Lock | None, stage: Stage) -> Path | None:
+        """The configuration that is locked for the kernel `stage`."""
+        if lock is None or not lock.configs:
+            return None
+        path = lock.config(config_key(stage))
+        if path is not None:
+            self.library.observed.add(path)
+        elif self.locked:
+            raise RecipeError(
+                f"{lock.path}: the kernel configuration is locked for something else",
+                why="the source, patches, fragments or compiler are others than they were",
+                hint=f"sevkit lock {lock.recipe}",
+            )
+        else:
+            self.listener(Notice(f"{lock.path.name} locks another kernel configuration"))
+        return path
+
+    def write_lock(self, recipe: Recipe, settings: Settings, *, update: bool) -> list[str]:
+        """Lock all that `recipe` asks for, and its kernel configuration; what changed, a line each.
+
+        What is locked already stays, unless `update`: then everything is looked up anew.
+        """
+        if update:
+            self.forget_pins(recipe)
+        old = self._readable_lock(recipe) or Lock(
+            self.folder / "recipes" / f"{recipe.name}.lock", recipe.name
+        )
+        lock = replace(old, configs={}) if update else old
+        pins: dict[str, Sequence[Pin]] = {}
+        for name, request in requests(recipe, self.toolchain).items():
+            found = None if update else old.pins(request) or self.memory.recall(request)
+            if found is None:
+                self.listener(Notice(f"looking up {name}"))
+                found = resolve(request, self.apt)
+            self.memory.remember(request, found)
+            pins[name] = found
+            lock = lock.with_pins(name, request, found)
+        plan = make_plan(recipe, self.library, pins, self.toolchain)
+        questions_plan = make_kconfig_plan(recipe, self.library, pins, self.toolchain)
+        with self._questions(recipe, questions_plan, settings) as questions:
+            questions.check()
+            config = questions.config.read_bytes()
+            series = ".".join(version_of(questions.tree).split(".")[:2])
+        name = f"{recipe.name}-{series}.config"
+        lock = lock.with_config(config_key(plan.stage("kernel")), name, config)
+        lock.write({name: config})
+        return changes_of(old, lock)
+
+    def whole_lock(self, recipe: Recipe) -> Lock:
+        """A lock of just what `recipe` asks for now, whether all of it was locked or not."""
+        path = self.folder / "recipes" / f"{recipe.name}.lock"
+        kept = self.lock(recipe)
+        lock = Lock(path, recipe.name, configs=kept.configs if kept is not None else {})
+        pins = self.pins(recipe)
+        for name, request in requests(recipe, self.toolchain).items():
+            lock = lock.with_pins(name, request, pins[name])
+        return lock
+
+    def _readable_lock(self, recipe: Recipe) -> Lock | None:
+        """The lock, unless it is damaged and so is to be written anew."""
+        try:
+            return self.lock(recipe)
+        except RecipeError as error:
+            self.listener(Notice(f"{error.what}: it is written anew"))
+            return None
+
     def forget_pins(self, recipe: Recipe) -> None:
         """Have the sources of `recipe` looked up again."""
         for request in requests(recipe, self.toolchain).values():
             self.memory.forget(request)
 
     def update(self, recipe: Recipe) -> list[str]:
-        """Look up the sources of `recipe` again; what changed, a line each."""
+        """Look up the sources of `recipe` again; what changed, a line each.
+
+        Raises `RecipeError` for a recipe with a lock, which would go on to hold.
+        """
+        if (lock := self.lock(recipe)) is not None:
+            raise RecipeError(
+                f"{recipe.name} is locked by {lock.path}",
+                hint=f"sevkit lock {recipe.name} --update",
+            )
         before = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
         self.forget_pins(recipe)
         after = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
@@ -81,8 +179,10 @@ class Project:
 
     def plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
         """The plan of the image."""
-        pins = self.pins(recipe, offline=offline)
-        return make_plan(recipe, self.library, pins, self.toolchain)
+        pins, lock = self.pins(recipe, offline=offline), self.lock(recipe)
+        return make_plan(
+            recipe, self.library, pins, self.toolchain, partial(self.locked_config, lock)
+        )
 
     def kconfig_plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
         """The plan of the small tree that answers questions about the kernel configuration."""
@@ -98,6 +198,8 @@ class Project:
             try:
                 return self._build(recipe, targets, settings)
             except SourceGoneError as gone:
+                if (lock := self.lock(recipe)) is not None and lock.holds(gone.name):
+                    raise self._moved(recipe, lock, gone) from gone
                 self.listener(Notice(f"{gone.what}; looking for what replaced it"))
                 self.forget_pins(recipe)
                 return self._build(recipe, targets, settings)
@@ -125,13 +227,29 @@ class Project:
         for reference in plan.pins:
             self.store.has_blob(reference)
 
+    def _moved(self, recipe: Recipe, lock: Lock, gone: SourceGoneError) -> SourceError:
+        """What is there instead of a locked package that has left the mirror."""
+        newer: list[str] = []
+        with contextlib.suppress(SourceError):
+            for request in requests(recipe, self.toolchain).values():
+                if any(pin.name == gone.name for pin in lock.pins(request) or ()):
+                    package = gone.name.partition("_")[0]
+                    found = resolve(request, self.apt)
+                    newer = [pin.name for pin in found if pin.name.partition("_")[0] == package]
+        return SourceError(
+            f"{gone.name} is locked and has left the mirror",
+            why=f"there is {', '.join(newer)}" if newer else "",
+            hint=f"sevkit lock {recipe.name} --update",
+        )
+
     def fetch(self, recipe: Recipe, settings: Settings) -> int:
         """Bring every source of `recipe` into the store; the number that was missing."""
         plan = self.plan(recipe)
         return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
 
     def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
-        """Do `work` and return it."""
+        """Do `work` and return it; files of a vendored folder are not fetched again."""
+        work = without_vendored(plan, work, self.folder, self.store)
         Engine(plan, self.store, settings, self.listener, partial(fetch, apt=self.apt)).run(work)
         return work
 
@@ -139,6 +257,13 @@ class Project:
     def kernel_questions(self, recipe: Recipe, settings: Settings) -> Iterator[KernelQuestions]:
         """The recipe's kernel configuration, to be asked about."""
         plan = self.kconfig_plan(recipe, offline=settings.offline)
+        with self._questions(recipe, plan, settings) as questions:
+            yield questions
+
+    @contextlib.contextmanager
+    def _questions(
+        self, recipe: Recipe, plan: Plan, settings: Settings
+    ) -> Iterator[KernelQuestions]:
         stage = plan.stages[-1]
         self.run(plan, find_work(plan, self.store, [stage.name]), settings)
         tree = self.store.open(stage.key)

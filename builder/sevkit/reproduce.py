@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def reproduce(
         raise ImageError(f"{keep} is there already", hint="name a folder that is not")
     tools = toolchain(manifest.build.toolchain, manifest.build.sandbox)
     recipe = project.recipe(name or manifest.name, manifest.build.variables)
-    plan = make_plan(recipe, project.library, _pins(manifest, recipe, tools), tools)
+    locked_config = partial(project.locked_config, project.lock(recipe))
+    pins = _pins(manifest, recipe, tools)
+    plan = make_plan(recipe, project.library, pins, tools, locked_config)
     other_inputs = list(_other_inputs(plan, manifest))
     for line in other_inputs:
         project.listener(Notice(line))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's configuration on Debian's kernel sources, with the kernel's own configurator."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -186,6 +187,22 @@ def test_an_overridden_symbol_names_both_fragments(configured: Configured) -> No
     assert "sev.config:" in str(caught.value)
     merged, _, _ = configured("base", "sev", own=f"# override: a test\n{line}")
     assert merged.demands["AMD_MEM_ENCRYPT"].value == "n"
+
+
+def test_a_locked_configuration_is_taken_as_it_is_or_refused(
+    tree: Path, configured: Configured, tmp_path: Path
+) -> None:
+    merged, config, run = configured(*SHIPPED)
+    copy = run.work / "copy"
+    shutil.copytree(tree, copy, symlinks=True)
+    taken = kconfig.take_locked(copy, config, run)
+    assert kconfig.read_config(taken) == kconfig.read_config(config)
+    check_config(copy, taken, merged, run)
+    other = tmp_path / "other.config"
+    other.write_text(config.read_text().replace("CONFIG_64BIT=y", "# CONFIG_64BIT is not set"))
+    with pytest.raises(BuildError, match="does not fit this source and compiler") as caught:
+        kconfig.take_locked(copy, other, run)
+    assert "64BIT: n → y" in caught.value.why
 
 
 def test_what_is_drawn_at_each_build_is_refused(

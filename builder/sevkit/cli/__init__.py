@@ -9,6 +9,7 @@ guest.py    run, probe
 export.py   export, doctor
 firmware.py firmware inspect, prove
 kernel.py   kconfig why, menuconfig
+lock.py     lock, vendor, cache-key
 measure.py  measure, diff
 reproduce.py reproduce
 sign.py     sign
@@ -28,6 +29,7 @@ from sevkit.cli import (  # noqa: F401
     guest,
     image,
     kernel,
+    lock,
     measure,
     reproduce,
     sign,

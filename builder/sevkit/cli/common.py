@@ -64,6 +64,7 @@ def build_options(function: F) -> F:
             click.option("-k", "--keep-going", is_flag=True, help="Build what still can be."),
             click.option("-B", "--always-make", is_flag=True, help="Build even what is there."),
             click.option("--offline", is_flag=True, help="Touch no network."),
+            click.option("--locked", is_flag=True, help="Refuse what is not in the lock file."),
             click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
             click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
             click.option(
@@ -96,6 +97,7 @@ class BuildOptions:
     as_json: bool
     sandbox: str
     toolchain: str
+    locked: bool = False
 
     def settings(self, place: Place) -> "Settings":
         """The same for the engine."""
@@ -134,7 +136,7 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
             listener(Notice("--sandbox=none: build steps can read this host and its network"))
         store = Store(default_root(os.environ))
         tools = toolchain(options.toolchain, options.sandbox)
-        yield Project(place.folder, place.output, store, listener, tools)
+        yield Project(place.folder, place.output, store, listener, tools, options.locked)
 
 
 def quiet(*, offline: bool = False) -> BuildOptions:

@@ -14,7 +14,7 @@ Nothing here changes this process's environment, which Kconfig files are sensiti
 from sevkit.kconfig.chance import drawn_at_random
 from sevkit.kconfig.dotconfig import Lost, check, defined_symbols, read_config, values_of
 from sevkit.kconfig.fragment import Demand, Fragment, Merged, merge, parse_fragment
-from sevkit.kconfig.model import MAKE_VARIABLES, Model, configure, version_of
+from sevkit.kconfig.model import MAKE_VARIABLES, Model, configure, take_locked, version_of
 from sevkit.kconfig.words import as_fragment, lost_symbols, why
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "merge",
     "parse_fragment",
     "read_config",
+    "take_locked",
     "values_of",
     "version_of",
     "why",

@@ -8,6 +8,7 @@ Kconfig files in the sandbox; it never decides a value.
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sevkit.errors import BuildError, HostError
+from sevkit.kconfig.dotconfig import read_config
 from sevkit.kconfig.fragment import Merged
 
 MAKE_VARIABLES = (
@@ -91,6 +93,30 @@ def configure(tree: Path, merged: Merged, folder: Path, run: Run) -> Path:
     run([*command, f"KCONFIG_ALLCONFIG={demanded}", "allnoconfig"], cwd=folder, reading=[tree])
     demanded.unlink()
     return folder / ".config"
+
+
+def take_locked(tree: Path, config: Path, run: Run) -> Path:
+    """Make `config` the `.config` of `tree`, and return its path.
+
+    Raises `BuildError` when this tree or this compiler would change a symbol of it.
+    """
+    place = tree / ".config"
+    shutil.copyfile(config, place)
+    run(["make", "-C", tree, *MAKE_VARIABLES, "olddefconfig"], cwd=tree)
+    wanted, found = read_config(config), read_config(place)
+    changed = [name for name in wanted | found if wanted.get(name) != found.get(name)]
+    if changed:
+        lines = [
+            f"{name}: {wanted.get(name, 'absent')} → {found.get(name, 'absent')}"
+            for name in sorted(changed)[:10]
+        ]
+        more = [f"and {len(changed) - 10} more"] if len(changed) > 10 else []
+        raise BuildError(
+            "the locked kernel configuration does not fit this source and compiler",
+            why="\n".join([*lines, *more]),
+            hint="sevkit lock, then see what changed in the configuration beside the recipe",
+        )
+    return place
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Apt:
                 return
             troubles.append(trouble)
         if all(_GONE.search(trouble) for trouble in troubles):
-            raise SourceGoneError(f"{pin.name} has left the mirror", hint="sevkit update")
+            raise SourceGoneError(pin.name)
         reached = [trouble for trouble in troubles if not _GONE.search(trouble)]
         why = _words_of_apt(reached[0])
         raise SourceError(f"{pin.name} could not be fetched", why=why, hint=_HINT)

@@ -17,6 +17,7 @@ from pathlib import Path
 from sevkit.errors import SourceError
 from sevkit.leases import widen
 from sevkit.recipe import GitSource, Source, UrlSource
+from sevkit.stage import Json
 
 Progress = Callable[[int, int | None, str], None]
 """Called with bytes so far, bytes in all when known, and a note."""
@@ -142,12 +143,12 @@ def _digest(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def described(request: Request) -> Mapping[str, object]:
+def described(request: Request) -> Mapping[str, Json]:
     """What of a request decides what it resolves to, as JSON would give it back."""
     if isinstance(request, DebGroup):
         return {"packages": list(request.packages), "suite": request.suite}
-    described: dict[str, object] = request.model_dump(mode="json", exclude={"member"})
-    return described
+    plain: dict[str, Json] = request.model_dump(mode="json", exclude={"member"})
+    return plain
 
 
 def _checked(pin: Pin) -> Pin:

@@ -41,6 +41,9 @@ TOOLS = {
 }
 """What a host must have: command or file → the Debian package that holds it."""
 
+LOCKED_CONFIG = "locked-config"
+"""The role of a `.config` that is taken as it is, where one is locked."""
+
 _COMPRESSORS = {
     "KERNEL_BZIP2": "bzip2",
     "KERNEL_LZ4": "lz4",
@@ -155,7 +158,10 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     goes_on = objects is not None and objects.take_up(run)
     merged = merged_config(stage.params, fragment_paths(stage, inputs))
     run.progress(0, None, "configuring")
-    config_path = kconfig.configure(source.path, merged, source.path, run)
+    if LOCKED_CONFIG in inputs:
+        config_path = kconfig.take_locked(source.path, inputs[LOCKED_CONFIG], run)
+    else:
+        config_path = kconfig.configure(source.path, merged, source.path, run)
     unmet = check_config(source.path, config_path, merged, run)
     if "initramfs" in inputs:
         compression = _of_initramfs(stage, "compression")

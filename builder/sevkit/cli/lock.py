@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs about what a build is made from: lock, vendor, cache-key."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sevkit.cli.common import (
+    BuildOptions,
+    Place,
+    build_options,
+    main,
+    opened,
+    quiet,
+    shown,
+    split_words,
+)
+from sevkit.errors import RecipeError
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.option("--update", is_flag=True, help="Look everything up anew.")
+@click.option(
+    "--toolchain", default="host", metavar="host|debian:SUITE", help="As for build: lock it too."
+)
+@click.pass_obj
+def lock(place: Place, words: tuple[str, ...], update: bool, toolchain: str) -> None:
+    """Pin every source, and the kernel configuration, in recipes/RECIPE.lock.
+
+    What is locked stays so until --update. Builds read the lock; with --locked they refuse what
+    is not in it.
+    """
+    targets, overrides = split_words(words)
+    options = BuildOptions(None, False, False, False, False, False, "bwrap", toolchain)
+    with opened(place, options) as project:
+        for name in targets or ["sev-guest"]:
+            recipe = project.recipe(name, overrides)
+            for line in project.write_lock(recipe, options.settings(place), update=update):
+                click.echo(line)
+            written = project.lock(recipe)
+            if written is not None:
+                click.echo(f"locked: {shown(written.path)}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
+@build_options
+@click.pass_obj
+def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) -> None:
+    """Write all that RECIPE is built from into FOLDER, to build elsewhere without network.
+
+    There: sevkit -C FOLDER build RECIPE --locked --offline.
+    """
+    from sevkit.vendor import vendor as write
+
+    targets, overrides = split_words(words)
+    if len(targets) > 1:
+        raise RecipeError("vendor takes one recipe")
+    options = BuildOptions(**flags)
+    with opened(place, options) as project:
+        recipe = project.recipe((targets or ["sev-guest"])[0], overrides)
+        project.fetch(recipe, options.settings(place))
+        plan, whole = project.plan(recipe), project.whole_lock(recipe)
+        count = write(recipe, plan, whole, project.library, project.store, folder.absolute())
+    click.echo(f"{shown(folder)}: {recipe.name} with {count} fetched files")
+
+
+@main.command("cache-key")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.option("--files", is_flag=True, help="List what it covers.")
+@click.pass_obj
+def cache_key(place: Place, words: tuple[str, ...], files: bool) -> None:
+    """Print what a CI cache should be keyed on: a digest of all that a build rests on.
+
+    Asks nobody: a source that is not in the lock counts by what the recipe says of it.
+    """
+    from sevkit.cache_key import inputs_of, key_of
+
+    targets, overrides = split_words(words)
+    with opened(place, quiet()) as project:
+        for name in targets or ["sev-guest"]:
+            recipe = project.recipe(name, overrides)
+            inputs = inputs_of(recipe, project)
+            click.echo(key_of(inputs))
+            if files:
+                for kind, what in inputs:
+                    click.echo(f"  {kind:9} {what}")

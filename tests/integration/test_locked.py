@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locked, offline and vendored builds, of stages that are quick (docs/locked-builds.md)."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Answer = subprocess.CompletedProcess[str]
+Sevkit = Callable[..., Answer]
+RECIPE = "sev-guest-ovmf"
+
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("mirror")]
+
+
+@pytest.fixture(scope="module")
+def locked(sevkit: Sevkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose recipe is locked."""
+    project = tmp_path_factory.mktemp("project")
+    for folder in ("recipes", "kernel-configs", "patches", "agent"):
+        shutil.copytree(REPOSITORY / folder, project / folder)
+    result = sevkit("-C", project, "lock", RECIPE)
+    assert result.returncode == 0, result.stderr
+    return project
+
+
+@pytest.fixture
+def project(locked: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test."""
+    return Path(shutil.copytree(locked, tmp_path / "project"))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def without_network(store: Path, *words: str | Path) -> Answer:
+    """Run sevkit in a network namespace that has no interface but a dead loopback."""
+    rootless = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return subprocess.run(
+        ["unshare", *rootless, "--net", sys.executable, "-m", "sevkit", *map(str, words)],
+        env={**os.environ, "SEVKIT_STORE": str(store)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_lock_pins_every_source_and_the_kernel_configuration(
+    sevkit: Sevkit, locked: Path
+) -> None:
+    text = (locked / "recipes" / f"{RECIPE}.lock").read_text()
+    lock = json.loads(text)
+    sources = {row["source"]: row["pins"] for row in lock["requests"]}
+    assert set(sources) == {"linux", "ovmf", "debs:agent", "debs:initramfs"}
+    for pins in sources.values():
+        for pin in pins:
+            assert re.fullmatch("blob:[0-9a-f]{64}", pin["reference"])
+            assert pin["origin"]["version"]
+    config = (locked / "recipes" / f"{RECIPE}-6.12.config").read_text()
+    assert "CONFIG_AMD_MEM_ENCRYPT=y" in config
+    assert str(locked) not in text + config
+    again = sevkit("-C", locked, "lock", RECIPE)
+    assert again.stdout.startswith("locked: ")
+    assert (locked / "recipes" / f"{RECIPE}.lock").read_text() == text
+    other = sevkit("-C", locked, "lock", RECIPE, "kernel_series=6.1")
+    assert other.returncode == 0, other.stderr
+    assert (locked / "recipes" / f"{RECIPE}-6.1.config").is_file()
+    for words in ((), ("kernel_series=6.1",)):
+        planned = sevkit("-C", locked, "build", RECIPE, "-n", "--locked", *words)
+        assert planned.returncode == 0, planned.stderr
+
+
+def test_what_is_not_as_it_was_locked_is_refused_by_name(sevkit: Sevkit, project: Path) -> None:
+    lock = project / "recipes" / f"{RECIPE}.lock"
+    config = project / "recipes" / f"{RECIPE}-6.12.config"
+    recipe = project / "recipes" / f"{RECIPE}.toml"
+    fragment = project / "kernel-configs" / "hardening.config"
+
+    def refusal() -> str:
+        result = sevkit("-C", project, "build", RECIPE, "-n", "--locked")
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert f"sevkit lock {RECIPE}" in result.stderr
+        return result.stderr
+
+    good = sevkit("-C", project, "build", RECIPE, "-n", "--locked")
+    assert good.returncode == 0, good.stderr
+    for path, old, new, words in (
+        (recipe, 'deb = "ovmf"', 'deb = "ovmf"\nsuite = "trixie"', "ovmf is not locked as"),
+        (
+            fragment,
+            "CONFIG_RANDSTRUCT_NONE=y",
+            "CONFIG_RANDSTRUCT_NONE=y\n",
+            "configuration is locked",
+        ),
+        (config, "# CONFIG_SWAP is not set", "CONFIG_SWAP=y", "is not the configuration that"),
+        (lock, '"schema": 1', '"schema": 2', "schema 2"),
+        (lock, '"schema": 1', '"schema":1', "not as sevkit writes it"),
+        (lock, f'"recipe": "{RECIPE}"', '"recipe": "other"', "the lock of other"),
+        (lock, '"reference": "blob:', '"reference": "blob:../', "can't be used"),
+    ):
+        whole = path.read_text()
+        edit(path, old, new)
+        assert words in refusal()
+        path.write_text(whole)
+    lock.rename(project / "lock")
+    assert "there is no" in refusal()
+    (project / "lock").rename(lock)
+    assert sevkit("-C", project, "build", RECIPE, "-n", "--locked").returncode == 0
+
+
+def test_a_build_reads_the_lock_and_says_what_is_not_in_it(sevkit: Sevkit, project: Path) -> None:
+    lock = project / "recipes" / f"{RECIPE}.lock"
+    before = lock.read_bytes()
+    edit(project / "recipes" / f"{RECIPE}.toml", 'deb = "ovmf"', 'deb = "ovmf"\nsuite = "trixie"')
+    built = sevkit("-C", project, "build", f"{RECIPE}:firmware", "--ci")
+    assert built.returncode == 0, built.stderr
+    assert f"ovmf is not in {RECIPE}.lock" in built.stderr
+    assert lock.read_bytes() == before
+
+
+def test_what_was_fetched_is_built_without_network(
+    sevkit: Sevkit, project: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    words = ("-C", project, "build", f"{RECIPE}:initramfs", "--locked", "--offline", "--ci")
+    early = without_network(store, *words)
+    assert early.returncode == 1
+    assert "sevkit fetch" in early.stderr
+    assert "Traceback" not in early.stderr
+    environment = {"SEVKIT_STORE": str(store)}
+    fetched = sevkit("-C", project, "fetch", RECIPE, "--locked", "--ci", env=environment)
+    assert fetched.returncode == 0, fetched.stderr
+    built = without_network(store, *words)
+    assert built.returncode == 0, built.stderr
+
+
+def test_a_vendored_folder_is_all_that_a_build_elsewhere_needs(
+    sevkit: Sevkit, project: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "vendored"
+    made = sevkit("-C", project, "vendor", folder, RECIPE, "--ci")
+    assert made.returncode == 0, made.stderr
+    twin = sevkit("-C", project, "vendor", tmp_path / "twin", RECIPE, "--ci")
+    assert twin.returncode == 0, twin.stderr
+    subprocess.run(["diff", "-r", folder, tmp_path / "twin"], check=True)
+    subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder / "sources", check=True)
+    assert sevkit("-C", project, "vendor", folder, RECIPE).returncode == 2
+
+    shutil.rmtree(project)
+    for number, target in enumerate((f"{RECIPE}:initramfs", f"{RECIPE}:firmware")):
+        words = ("-C", folder, "--output", tmp_path / "out", "build", target, "--locked")
+        built = without_network(tmp_path / f"store-{number}", *words, "--offline", "--ci")
+        assert built.returncode == 0, built.stderr
+    planned = without_network(
+        tmp_path / "store-9", "-C", folder, "build", RECIPE, "-n", "--locked", "--offline"
+    )
+    assert "kernel: never built" in planned.stdout
+
+    [crun] = [
+        pin["reference"].removeprefix("blob:")
+        for row in json.loads((folder / "recipes" / f"{RECIPE}.lock").read_text())["requests"]
+        for pin in row["pins"]
+        if pin["name"].startswith("crun_")
+    ]
+    file = folder / "sources" / f"blob-{crun}"
+    whole = file.read_bytes()
+    for damage in (whole[:-1], b"", None):
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage)
+        words = ("-C", folder, "--output", tmp_path / "out", "build", f"{RECIPE}:initramfs")
+        refused = without_network(tmp_path / "store-d", *words, "--offline", "--ci")
+        assert refused.returncode == 1
+        assert f"blob-{crun} can't be used" in refused.stderr
+
+
+def test_a_locked_package_that_has_left_the_mirror_is_told_with_what_is_there_now(
+    sevkit: Sevkit, project: Path, tmp_path: Path
+) -> None:
+    """A version that never was stands for one that is no more."""
+    lock = project / "recipes" / f"{RECIPE}.lock"
+    text = lock.read_text()
+    [name] = set(re.findall(r'"(ovmf_[^"]+\.deb)"', text))
+    gone = "ovmf_2001.01-1_all.deb"
+    digest = re.search(r'"reference": "blob:([0-9a-f]{64})"', text[text.rindex(name) :])
+    assert digest is not None
+    lock.write_text(
+        text.replace(name, gone)
+        .replace(digest[1], "0" * 64)
+        .replace(f"/{name.partition('_')[0]}_", "/ovmf_")
+        .replace(re.search(r'"path": "([^"]*/e/edk2/)[^"]*"', text)[1] + name, "gone")  # type: ignore[index]
+    )
+    environment = {"SEVKIT_STORE": str(tmp_path / "store")}
+    words = ("build", f"{RECIPE}:firmware", "--locked", "--ci")
+    refused = sevkit("-C", project, *words, env=environment)
+    assert refused.returncode == 1, refused.stderr
+    assert f"{gone} is locked and has left the mirror" in refused.stderr
+    assert f"there is {name}" in refused.stderr
+    assert f"sevkit lock {RECIPE} --update" in refused.stderr
+    moved = sevkit("-C", project, "lock", RECIPE, "--update", env=environment)
+    assert moved.returncode == 0, moved.stderr
+    assert f"ovmf: {gone} is out" in moved.stdout
+    assert sevkit("-C", project, *words, env=environment).returncode == 0
+
+
+def test_a_cache_key_changes_with_every_input_and_with_nothing_else(
+    sevkit: Sevkit, project: Path, tmp_path: Path
+) -> None:
+    def key(*words: str, store: str = "empty") -> str:
+        result = sevkit(
+            *("-C", project, "cache-key", RECIPE, *words),
+            env={"SEVKIT_STORE": str(tmp_path / store)},
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines()[0]
+
+    first = key()
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert key("--files", store="another") == first
+    (project / "notes.txt").write_text("of no build")
+    (project / "kernel-configs" / "unused.config").write_text("# U.\nCONFIG_SWAP=y\n")
+    assert key() == first
+    seen = {first, key("kernel_series=6.1")}
+    for path, old, new in (
+        ("agent/version.h", 'VERSION "', 'VERSION "x'),
+        ("kernel-configs/base.config", "CONFIG_EXPERT=y", "CONFIG_EXPERT=y\n"),
+        (f"recipes/{RECIPE}.toml", 'deb = "ovmf"', 'deb = "ovmf"\nsuite = "trixie"'),
+        ("recipes/sev-guest.toml", '"quiet"]', '"quiet", "audit=0"]'),
+        (f"recipes/{RECIPE}-6.12.config", "# CONFIG_SWAP is not set", "CONFIG_SWAP=y"),
+    ):
+        whole = (project / path).read_text()
+        edit(project / path, old, new)
+        if path.endswith("6.12.config"):
+            assert sevkit("-C", project, "build", RECIPE, "-n", "--locked").returncode == 2
+        else:
+            seen.add(key())
+        (project / path).write_text(whole)
+    assert key() == first
+    assert len(seen) == 6
