@@ -5,8 +5,8 @@
     leases/<name>   what one user of the store has looked up or added so far, a path a line; its
                     owner holds it locked, so a lease dies with its process
 
-Locks are flock(2): they need no write permission and vanish with the last descriptor. Whoever
-waits for a lock whose file was removed meanwhile takes the new one. Removes nothing but leases.
+Locks are flock(2): they vanish with the last descriptor. Whoever waits for a lock whose file was
+removed meanwhile takes the new one. Removes nothing but leases.
 """
 
 import contextlib
@@ -66,19 +66,19 @@ def locked(path: Path, waiting: Callable[[], None] | None, *, mode: int) -> Iter
 def open_lock(path: Path, mode: int) -> int:
     """A descriptor of a file that is only locked, never written, whoever made it.
 
-    Raises `HostError` when another user's file can't even be read.
+    Opened for writing where that is allowed, because NFS asks for it (flock(2)). Raises `HostError`
+    when another user's file can't even be read.
     """
     for remaining in reversed(range(_TRIES)):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, mode)
-        except PermissionError:
-            if remaining == 1:  # its maker died before it could widen what the umask narrowed
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            time.sleep(_PAUSE_SECONDS)
-            continue
-        widen(path, mode)
-        return descriptor
+        for access in (os.O_RDWR, os.O_RDONLY):
+            with contextlib.suppress(PermissionError):
+                descriptor = os.open(path, access | os.O_CREAT | os.O_CLOEXEC, mode)
+                widen(path, mode)
+                return descriptor
+        if remaining == 1:  # its maker died before it could widen what the umask narrowed
+            with contextlib.suppress(OSError):
+                path.unlink()
+        time.sleep(_PAUSE_SECONDS)
     raise HostError(
         f"{path} belongs to another user",
         hint="share the store between users as docs/store.md says, or set SEVKIT_STORE to your own",
