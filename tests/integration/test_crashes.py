@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import crash_lab
 import pytest
 from crash_lab import Score, damage, leaked, remains, run_all, survived
 
@@ -120,3 +121,39 @@ def test_a_real_build_on_a_full_disk_says_so_once_and_succeeds_with_more_room(
     assert said.count("sevkit: error:") == 1
     assert "Traceback" not in said + done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_under_the_images_is_named_and_not_the_store_s(tmp_path: Path) -> None:
+    """The store has all the room there is."""
+    (tmp_path / "output").mkdir()
+    build = f"""
+import sys
+sys.path.insert(0, {str(Path(crash_lab.__file__).parent)!r})
+from pathlib import Path
+from crash_lab import FullDiskError, Lab, damage
+place = Path({str(tmp_path)!r})
+try:
+    Lab.in_folder(place / "lab").build(place)
+except FullDiskError as error:
+    print(error)
+print("damage:", *damage(place))
+"""
+    (tmp_path / "build.py").write_text(build)
+    script = (
+        f"mount -t tmpfs -o size=20k tmpfs {tmp_path}/output && "
+        f"{sys.executable} {tmp_path}/build.py && "
+        f"mount -o remount,size=2m {tmp_path}/output && "
+        f"{sys.executable} {tmp_path}/build.py && ls {tmp_path}/output/made-up/latest/"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, rest = done.stdout.split("damage:\n", 1)
+    assert first.startswith(f"no space left on the disk that holds {tmp_path}/output")
+    assert "--output" in first
+    assert rest.startswith("damage:\n"), "with room it succeeds"
+    assert "manifest.json" in rest
