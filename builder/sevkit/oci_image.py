@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sevkit.archive import unpack
+from sevkit.archive import LIMIT_BYTES, unpack
 from sevkit.errors import RecipeError, SourceError
 
 _LIMIT_BYTES = 4 << 20
+_BLOCK = 1 << 20
 _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -63,10 +64,10 @@ def _of_archive(path: Path, folder: Path, ref: str) -> Image:
     entries = _json(folder / "manifest.json", path)
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise _damaged(path, "manifest.json is no list of images")
-    tags = [tag for each in entries for tag in each.get("RepoTags") or ()]
-    chosen = [each for each in entries if not ref or ref in (each.get("RepoTags") or ())]
+    tags = [_tags(each) for each in entries]
+    chosen = [each for each, named in zip(entries, tags, strict=True) if not ref or ref in named]
     if len(chosen) != 1:
-        raise _which(path, ref, [str(tag) for tag in tags])
+        raise _which(path, ref, [tag for named in tags for tag in named])
     config_name, layer_names = chosen[0].get("Config"), chosen[0].get("Layers")
     if not isinstance(config_name, str) or not isinstance(layer_names, list):
         raise _damaged(path, "manifest.json names no configuration and layers")
@@ -79,6 +80,11 @@ def _of_archive(path: Path, folder: Path, ref: str) -> Image:
         if _uncompressed_digest(layer) != digest:
             raise _damaged(path, f"the layer {layer.name} is not what the configuration says")
     return Image(config, layers)
+
+
+def _tags(entry: Mapping[str, object]) -> list[str]:
+    found = entry.get("RepoTags")
+    return [str(tag) for tag in found] if isinstance(found, list) else []
 
 
 def _of_layout(folder: Path, ref: str) -> Image:
@@ -121,9 +127,12 @@ def _blob(folder: Path, row: Mapping[str, object]) -> Path:
 
 def _uncompressed_digest(layer: Path) -> str:
     """As in `rootfs.diff_ids`: of the tar archive, whether or not it is compressed by gzip."""
-    made = hashlib.sha256()
+    made, size = hashlib.sha256(), 0
     for block in _uncompressed(layer):
         made.update(block)
+        size += len(block)
+        if size > LIMIT_BYTES:
+            raise _damaged(layer, f"it unpacks to more than {LIMIT_BYTES >> 30} GiB")
     return f"sha256:{made.hexdigest()}"
 
 
@@ -132,15 +141,23 @@ def _uncompressed(layer: Path) -> Iterator[bytes]:
         is_gzip = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         unzip = zlib.decompressobj(wbits=31)
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK):
+            if not is_gzip:
+                yield block
+                continue
             try:
-                yield unzip.decompress(block) if is_gzip else block
+                while block:
+                    yield unzip.decompress(block, _BLOCK)
+                    block = unzip.unconsumed_tail
+                    if unzip.eof and unzip.unused_data:  # RFC 1952: members may follow each other
+                        block = unzip.unused_data
+                        unzip = zlib.decompressobj(wbits=31)
             except zlib.error as error:
                 raise _damaged(layer, str(error)) from error
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
-    path = folder / name
+    path = folder / name.replace("\0", "/")  # which no name can hold
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
         raise _damaged(archive, f"{name} is not in it")
     return path

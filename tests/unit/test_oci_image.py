@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sevkit import oci_image
 from sevkit.errors import RecipeError, SourceError
 from sevkit.filetree import FileTree, Node
 from sevkit.oci_image import find_image
@@ -254,3 +255,36 @@ def test_a_layout_without_a_sound_index_is_refused(tmp_path: Path, text: str) ->
     (layout.folder / "index.json").write_text(text)
     with pytest.raises((SourceError, RecipeError)):
         find_image("oci", str(layout.folder), tmp_path)
+
+
+def test_a_layer_of_many_gzip_members_is_read_whole_and_a_bomb_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 1952: members may follow each other. A layer of zeros unpacks a thousandfold."""
+    (tmp_path / "work").mkdir()
+    half = len(LOWER) // 2
+    packed = gzip.compress(LOWER[:half]) + gzip.compress(LOWER[half:])
+    path = docker_archive(tmp_path / "a.tar", packed, config=config_of(LOWER), Layers=["0.tar"])
+    assert find_image("docker-archive", str(path), tmp_path / "work").layers
+    bomb = gzip.compress(bytes(64 << 20), 9)
+    assert len(bomb) < 1 << 20
+    monkeypatch.setattr(oci_image, "LIMIT_BYTES", 1 << 20)
+    path = docker_archive(tmp_path / "b.tar", bomb, config=config_of(bytes(64 << 20)))
+    (tmp_path / "again").mkdir()
+    with pytest.raises(SourceError, match="no whole container image") as caught:
+        find_image("docker-archive", str(path), tmp_path / "again")
+    assert "unpacks to more than" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"RepoTags": 5}, {"RepoTags": None}, {"RepoTags": [1, {}]}],
+)
+def test_tags_of_any_type_do_no_harm(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = docker_archive(tmp_path / "a.tar", LOWER, **changes)
+    (tmp_path / "work").mkdir()
+    assert find_image("docker-archive", str(path), tmp_path / "work").layers
+    (tmp_path / "again").mkdir()
+    evil = docker_archive(tmp_path / "b.tar", LOWER, Layers=["a\0b"])
+    with pytest.raises(SourceError):
+        find_image("docker-archive", str(evil), tmp_path / "again")
