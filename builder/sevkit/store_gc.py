@@ -197,9 +197,13 @@ class _Collector:
 
         def is_idle_pin(path: Path) -> bool:
             old = self._now - path.stat().st_mtime > UNFINISHED_SECONDS
-            return old and not any(
-                reference in named or self._blob(reference.partition(":")[2]).exists()
-                for reference in _references(path)
+            half_written = path.suffix != ".json"
+            return old and (
+                half_written
+                or not any(
+                    reference in named or self._blob(reference.partition(":")[2]).exists()
+                    for reference in _references(path)
+                )
             )
 
         def is_void(path: Path) -> bool:

@@ -75,9 +75,7 @@ def test_no_build_fails_while_everything_unused_is_collected_all_the_time(tmp_pa
 
 def test_gc_makes_room_on_a_disk_that_has_none_for_anything_new(tmp_path: Path) -> None:
     """Without a free inode nothing can be moved to a trash folder first."""
-    script = f"""
-        mount -t tmpfs -o nr_inodes=120 tmpfs {tmp_path} && cd {tmp_path} &&
-        {sys.executable} - <<'END' && {{ i=0; while touch fill-$i; do i=$((i+1)); done; }} 2>/dev/null
+    fill = f"""
 import sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "unit")!r}]
 from pathlib import Path
@@ -85,10 +83,18 @@ from test_store_gc import Store, make_blob, make_entry
 for number in range(5):
     make_entry(Store(Path("store")), str(number))
     make_blob(Store(Path("store")), b"%d" % number)
-END
-        mkdir more && exit 9
-        SEVKIT_STORE={tmp_path}/store {sys.executable} -m sevkit gc --max-size 0B
-        mkdir more
+try:
+    for number in range(1000):
+        Path(str(number)).touch()
+except OSError:
+    sys.exit(0)
+"""
+    (tmp_path / "fill.py").write_text(fill)
+    (tmp_path / "disk").mkdir()
+    script = f"""
+        mount -t tmpfs -o nr_inodes=120 tmpfs {tmp_path}/disk && cd {tmp_path}/disk &&
+        {sys.executable} ../fill.py && ! mkdir more &&
+        SEVKIT_STORE=$PWD/store {sys.executable} -m sevkit gc --max-size 0B && mkdir more
     """
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
@@ -234,6 +240,9 @@ def test_after_one_user_s_build_was_killed_the_other_s_succeeds(users: Users) ->
         time.sleep(0.005)
     process.kill()
     process.communicate()
+    [left] = [path for path in (users.store / "tmp").iterdir() if path.is_dir()]
+    said = users.gc(BEN)
+    assert f"left: {left}, which only the user who made it or root can remove" in said
     partial = users.store / "partial" / f"blob-{'0' * 64}"
     partial.write_bytes(b"half")
     partial.chmod(0o600)

@@ -127,8 +127,11 @@ class TestWhatGoes:
             pin = root / "pins" / f"{name}.json"
             pin.write_text(f'{{"pins": [{{"reference": "blob:{digit * 64}"}}]}}')
             age(pin, 0 if name == "fresh" else 2)
+        half_written = root / "pins" / "used.0123abcd"
+        half_written.write_text((root / "pins" / "used.json").read_text())
+        age(half_written, 2)
         collect(Store(root), older_than_seconds=DAY)
-        assert {pin.stem for pin in (root / "pins").iterdir()} == {"used", "fresh"}
+        assert {pin.name for pin in (root / "pins").iterdir()} == {"used.json", "fresh.json"}
 
     def test_half_a_download_goes_after_a_day_unless_somebody_is_at_it(self, root: Path) -> None:
         store = Store(root)

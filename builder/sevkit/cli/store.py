@@ -71,7 +71,7 @@ def _say(done: "Collected", *, dry_run: bool) -> None:
     if done.in_use:
         click.echo(f"kept: {done.in_use} that running builds use")
     for path in done.not_ours:
-        click.echo(f"left: {path}, which belongs to {path.owner()}")
+        click.echo(f"left: {path}, which only the user who made it or root can remove")
 
 
 def _size(count: int) -> str:
