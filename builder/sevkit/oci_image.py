@@ -157,10 +157,13 @@ def _uncompressed(layer: Path) -> Iterator[bytes]:
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
-    path = folder / name.replace("\0", "/")  # which no name can hold
-    if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-        raise _damaged(archive, f"{name} is not in it")
-    return path
+    path = folder / name
+    try:
+        if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError):  # too long, a ring of links, a NUL
+        pass
+    raise _damaged(archive, f"{name[:200]!r} is not in it")
 
 
 def _json(path: Path, where: Path) -> Any:

@@ -285,6 +285,7 @@ def test_tags_of_any_type_do_no_harm(tmp_path: Path, changes: dict[str, Any]) ->
     (tmp_path / "work").mkdir()
     assert find_image("docker-archive", str(path), tmp_path / "work").layers
     (tmp_path / "again").mkdir()
-    evil = docker_archive(tmp_path / "b.tar", LOWER, Layers=["a\0b"])
-    with pytest.raises(SourceError):
-        find_image("docker-archive", str(evil), tmp_path / "again")
+    for name in ("a\0b", "long" * 999, "/etc/passwd", ".."):
+        evil = docker_archive(tmp_path / "b.tar", LOWER, Layers=[name])
+        with pytest.raises(SourceError, match="is no whole container image"):
+            find_image("docker-archive", str(evil), tmp_path / "again")

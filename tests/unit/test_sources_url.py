@@ -2,8 +2,13 @@
 """Files by http from servers that break off, lie, stall, redirect and recover."""
 
 import contextlib
+import gzip
 import hashlib
 import random
+import socket
+import ssl
+import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers.get("Range")))
+        self.server.credentials.append(self.headers.get("Authorization"))
         name = self.path.split("/")[1] if self.path.startswith("/") else "proxied"
         self.close_connection = True
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -146,6 +152,37 @@ class Handler(BaseHTTPRequestHandler):
     def answer_loop(self) -> None:
         self.send(302, Location=self.path + "x")
 
+    def answer_drips(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        for byte in CONTENT:
+            self.wfile.write(bytes([byte]))
+            if self.server.hold.wait(0.05):
+                return
+
+    def answer_dripsonce(self) -> None:
+        if self.attempt == 1:
+            self.answer_drips()
+        else:
+            self.send_range(CONTENT)
+
+    def answer_resets(self) -> None:
+        linger = struct.pack("ii", 1, 0)  # socket(7): close sends RST
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    def answer_headers(self) -> None:
+        self.send(200, CONTENT, X_Much="x" * (1 << 20))
+
+    def answer_manyheaders(self) -> None:
+        self.send(200, CONTENT, **{f"X_{number}": "x" for number in range(5000)})
+
+    def answer_packed(self) -> None:
+        self.send(200, gzip.compress(bytes(64 << 20)), Content_Encoding="gzip")
+
+    def answer_elsewhere(self) -> None:
+        self.send(302, Location=f"http://localhost:{self.server.server_port}/good/file")
+
     def answer_garbage(self) -> None:
         self.wfile.write(b"this is no http\r\n\r\n")
 
@@ -156,6 +193,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[tuple[str, str | None]] = []
+        self.credentials: list[str | None] = []
         self.hold = threading.Event()
 
     def url(self, behaviour: str) -> str:
@@ -166,6 +204,8 @@ class Server(ThreadingHTTPServer):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "_READ_SECONDS", 0.5)
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.3)
+    monkeypatch.setenv("NETRC", "/nonexistent")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with Server() as running:
@@ -208,6 +248,7 @@ def pin_of(urls: list[str], content: bytes = CONTENT) -> Pin:
         ("norange", 2),
         ("otherrange", 3),
         ("stallsonce", 2),
+        ("dripsonce", 2),
         ("busy", 3),
         ("moved", 1),
     ],
@@ -239,6 +280,11 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(get: Get, server: Server) 
         ("loop", "redirects more than 5 times"),
         ("unasked", "a part of the file that nobody asked for"),
         ("garbage", ""),
+        ("drips", "sends less than 1024 bytes a second"),
+        ("resets", "reset"),
+        ("headers", ""),
+        ("manyheaders", ""),
+        ("packed", "its SHA-256 is "),
     ],
 )
 def test_a_server_that_can_not_be_used_is_named_with_the_reason_and_the_next_one_asked(
@@ -302,6 +348,42 @@ def test_a_host_that_refuses_or_does_not_exist_is_said_in_words(
         with pytest.raises(SourceError) as caught:
             module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
         assert why in caught.value.why
+
+
+def test_a_password_is_for_its_own_host_alone(server: Server, tmp_path: Path) -> None:
+    """`localhost` is another host than `127.0.0.1` to whoever keeps passwords apart."""
+    for behaviour, told in (("good", 1), ("elsewhere", 1)):
+        server.credentials.clear()
+        url = server.url(behaviour).replace("//", "//user:secret@")
+        module.fetch_url(pin_of([url]), tmp_path / behaviour, lambda *told: None)
+        assert sum(given is not None for given in server.credentials) == told
+    assert server.credentials[-1] is None
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(server: Server, tmp_path: Path) -> None:
+    words = ["-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    files = ["-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    subprocess.run(["openssl", "req", *words, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    plain = server.url("good")
+    with Server() as safe:
+        safe.socket = context.wrap_socket(safe.socket, server_side=True)
+        thread = threading.Thread(target=safe.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            for url, why in (
+                (safe.url("good").replace("http:", "https:"), "certificate is not trusted"),
+                (plain.replace("http:", "https:"), "does not speak TLS"),
+            ):
+                with pytest.raises(SourceError) as caught:
+                    module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
+                assert why in caught.value.why
+                assert not (tmp_path / "out").exists()
+        finally:
+            safe.shutdown()
+            thread.join()
+    module.fetch_url(pin_of([plain]), tmp_path / "out", lambda *told: None)
 
 
 def test_the_proxy_of_the_environment_is_used(

@@ -22,6 +22,8 @@ ATTEMPTS = 4
 LIMIT_BYTES = 8 << 30
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 30
+_SLOW_SECONDS = 60
+_SLOW_BYTES_A_SECOND = 1024
 _PAUSE_SECONDS = 0.5
 _TRANSFERS = 100
 _GOOD_PIECE = 1 << 20
@@ -115,8 +117,12 @@ def _transfer(url: str, destination: Path, progress: Progress, limit_bytes: int)
             raise _RefusedError(f"says it is {total} bytes, more than the {limit_bytes} allowed")
         with destination.open("ab" if resumed else "wb") as file:
             progress(done, total, "")
+            started, before = time.monotonic(), done
             for block in _blocks(response):
                 done += len(block)
+                seconds = time.monotonic() - started
+                if seconds > _SLOW_SECONDS and done - before < seconds * _SLOW_BYTES_A_SECOND:
+                    raise _TransferError(f"sends less than {_SLOW_BYTES_A_SECOND} bytes a second")
                 if done > limit_bytes:
                     raise _RefusedError(f"sends more than the {limit_bytes} bytes allowed")
                 file.write(block)
@@ -195,7 +201,7 @@ def _blocks(response: "requests.Response") -> Iterator[bytes]:
     import urllib3
 
     try:
-        while block := response.raw.read(_BLOCK, decode_content=False):
+        while block := response.raw.read1(_BLOCK, decode_content=False):
             yield block
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _TransferError(_in_words(error)) from error
@@ -215,6 +221,8 @@ def _in_words(error: Exception) -> str:
         ("Connection refused", "refuses the connection"),
         ("IncompleteRead", "broke off in the middle"),
         ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+        ("WRONG_VERSION_NUMBER", "does not speak TLS"),
+        ("Connection reset", "resets the connection"),
     ):
         if known in text:
             return words
