@@ -153,7 +153,7 @@ def _check_path(path: str) -> None:
         raise BuildError(f"{path!r} has a NUL byte in it")
     if len(name) > _PATH_MAX - 1 or max(map(len, parts)) > _NAME_MAX:
         raise BuildError(f"{path[:60]}… is longer than a path or a name may be")
-    if name[1:] == _TRAILER:
+    if parts[0] == _TRAILER:  # the kernel would pass over the directory, then over what is in it
         raise BuildError(f"{path} can't be in the archive: it is the mark of an archive's end")
 
 

@@ -365,7 +365,7 @@ class Elf:
     def _unpack(self, layout: str, offset: int) -> tuple[int, ...]:
         try:
             return struct.unpack_from(self._order + layout, self._data, offset)
-        except struct.error:
+        except (struct.error, OverflowError):  # an offset that is no C integer
             raise ValueError(f"it ends before byte {offset}, which its headers name") from None
 
     def _offset(self, address: int) -> int:

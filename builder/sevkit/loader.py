@@ -77,7 +77,7 @@ class FolderTree:
         place = self._place(path)
         try:
             return None if place is None else os.readlink(place)  # noqa: PTH115
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name with NUL in it
             return None
 
     def is_file(self, path: str) -> bool:
@@ -85,7 +85,7 @@ class FolderTree:
         place = self._place(path)
         try:
             return place is not None and stat.S_ISREG(os.lstat(place).st_mode)
-        except OSError:
+        except (OSError, ValueError):
             return False
 
     def read(self, path: str) -> memoryview:

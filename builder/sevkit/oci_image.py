@@ -82,11 +82,6 @@ def _of_archive(path: Path, folder: Path, ref: str) -> Image:
     return Image(config, layers)
 
 
-def _tags(entry: Mapping[str, object]) -> list[str]:
-    found = entry.get("RepoTags")
-    return [str(tag) for tag in found] if isinstance(found, list) else []
-
-
 def _of_layout(folder: Path, ref: str) -> Image:
     index = _json(folder / "index.json", folder)
     rows = [row for row in _list(index, "manifests", folder) if isinstance(row, dict)]
@@ -184,8 +179,8 @@ def _diff_ids(config: Mapping[str, object], where: Path) -> list[str]:
     return [str(each) for each in _list(_dict(config, "rootfs"), "diff_ids", where)]
 
 
-def _dict(value: Mapping[str, object], key: str) -> Mapping[str, object]:
-    found = value.get(key)
+def _dict(value: object, key: str) -> Mapping[str, object]:
+    found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
@@ -194,6 +189,11 @@ def _list(value: object, key: str, where: Path) -> Sequence[object]:
     if not isinstance(found, list):
         raise _damaged(where, f"it has no list '{key}'")
     return found
+
+
+def _tags(entry: Mapping[str, object]) -> list[str]:
+    found = entry.get("RepoTags")
+    return [str(tag) for tag in found] if isinstance(found, list) else []
 
 
 def _which(path: Path, ref: str, names: Sequence[str]) -> RecipeError:

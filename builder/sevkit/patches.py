@@ -7,6 +7,7 @@ leaves the tree as it was when any patch of the series fails.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ _REQUIRED_FIELDS = (
     ("Forwarded", "Origin"),
     ("Last-Update",),
 )
+_NAME_BYTES = 255
 _HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _STRAY = re.compile(r"^[ +]|^-(?!-- |- ?$)")
 _BODY_ENDS = re.compile(r"^(---$|--- |diff |Index: )")
@@ -134,7 +136,9 @@ def read_series(folder: Path, *, headers: bool = True) -> Series:
     patches: list[Patch] = []
     for number, name, strip in _series_lines(series_path, problems):
         where = f"{series_path}:{number}"
-        if not _stays_inside(PurePosixPath(name)):
+        if "\0" in name or len(os.fsencode(name)) > _NAME_BYTES:
+            problems.append(f"{where}: this is no name of a file")
+        elif not _stays_inside(PurePosixPath(name)):
             problems.append(f"{where}: {name} leaves the folder of the series")
         elif any(patch.name == name for patch in patches):
             problems.append(f"{where}: {name} is listed twice")

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutated input for everything that reads what others wrote.
+
+    mutation.py   damaged bytes from good ones, the same for the same number
+    targets.py    a reader each, with the good inputs that mutations start from
+    __main__.py   the runner: python -m tests.fuzz TARGET --runs 100000
+
+A reader may answer or refuse with its own error, soon and in bounded memory; all else is a crash.
+"""

@@ -1,0 +1,636 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The readers that are fuzzed, each with what its mutations start from."""
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from elf_samples import LOADER, a_loader, an_elf
+from firmware_samples import firmware
+from recipe_samples import BASE, CHILD, Project
+
+from sevkit.archive import extract_member, unpack, unpack_deb
+from sevkit.copyright import read_copyright, spdx
+from sevkit.cpio import Directory, Entry, File, Node, Symlink, read, write
+from sevkit.elf import Elf
+from sevkit.errors import SevkitError
+from sevkit.firmware_modules import modules
+from sevkit.firmware_verifier import verifier
+from sevkit.guest.channel import Frame, FrameType, ViolationError, encode_message
+from sevkit.guest.conversation import Conversation
+from sevkit.kconfig.dotconfig import values_of
+from sevkit.kconfig.fragment import merge, parse_fragment
+from sevkit.loader import FolderTree, closure
+from sevkit.lock import Lock, read_lock
+from sevkit.manifest import read_manifest
+from sevkit.oci_config import Accounts, runtime_config
+from sevkit.oci_image import find_image
+from sevkit.ovmf import parse as parse_firmware
+from sevkit.patches import read_series
+from sevkit.recipe import DebSource
+from sevkit.snp_report import parse as parse_report
+from sevkit.sources.pins import Pin, PinMemory
+from sevkit.template import Templates
+from sevkit.toml_lines import key_lines
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+REAL_FIRMWARE = (
+    Path(__file__).parents[2] / "output" / "sev-guest" / "latest" / "firmware.fd",
+    Path("/usr/share/ovmf/OVMF.fd"),
+    Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+)
+
+
+def _nothing(_: Path) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader: `run` gives it an input and a folder, which `prepare` has seen before."""
+
+    name: str
+    run: Callable[[bytes, Path], object]
+    seeds: Sequence[bytes]
+    words: Sequence[bytes] = ()
+    is_json: bool = False
+    prepare: Callable[[Path], object] = _nothing
+    refusals: tuple[type[Exception], ...] = (SevkitError,)
+
+
+def _kept(data: bytes, folder: Path, name: str = "input") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def _emptied(folder: Path, name: str = "out") -> Path:
+    path = folder / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    return path
+
+
+# --- recipes -------------------------------------------------------------------------------
+
+
+def _recipe(data: bytes, folder: Path) -> None:
+    path = folder / "recipes" / "fuzz.toml"
+    path.write_bytes(data)
+    try:
+        Project.load(_PROJECTS[folder], "fuzz").model_dump_json()
+    except SevkitError as error:
+        str(error).encode()
+        raise
+
+
+_PROJECTS: dict[Path, Project] = {}
+
+
+def _with_project(folder: Path) -> None:
+    _PROJECTS[folder] = Project(folder)
+
+
+def _template(data: bytes, _: Path) -> None:
+    text = data.decode("utf-8", "replace")
+    templates = Templates({"a": text, "b": "{{ a }}", "c": "x" * 4000}, {"series": "6.12"})
+    templates.render(text)
+
+
+def _toml_lines(data: bytes, _: Path) -> None:
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
+    try:
+        tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return  # which nobody asks for the lines of
+    key_lines(text)
+
+
+# --- archives ------------------------------------------------------------------------------
+
+_ODD_PARTS = ("a", "b", "", ".", "..", "é", "\n", " ", "x" * 255, "x" * 256, "TRAILER!!!", "\udcff")
+
+
+def _cpio_write(data: bytes, folder: Path) -> None:
+    """The input is the seed of a tree; what is written is read back the same."""
+    random = Random(data)
+    entries = random_tree(random)
+    archive = folder / "archive"
+    with archive.open("wb") as stream:
+        write(entries, stream)
+    found = read(archive)
+    paths = {path for one in found for path in (one.path, *getattr(one, "links", ()))}
+    for entry in entries:
+        assert entry.path in paths, entry.path
+    again = io.BytesIO()
+    write(found, again)
+    assert again.getvalue() == archive.read_bytes()
+
+
+def random_tree(random: Random) -> list[Entry]:
+    """Entries that may or may not make an archive."""
+
+    def path() -> str:
+        good = ("a", "b", "c d", "é", "\n", "-", "TRAILER!!!")
+        parts = good if random.random() < 0.9 else _ODD_PARTS
+        return "/" + "/".join(random.choices(parts, k=random.randrange(1, 5)))
+
+    entries: list[Entry] = []
+    for _ in range(random.randrange(8)):
+        number = random.choice(
+            (0, 0, 0, 1000, (1 << 32) - 1, *([1 << 32] * (random.random() < 0.1)))
+        )
+        mode = random.choice((0, 0o644, 0o755, 0o7777))
+        kind = random.randrange(4)
+        if kind == 0:
+            entries.append(Directory(path=path(), mode=mode, uid=number))
+        elif kind == 1:
+            links = tuple(path() for _ in range(random.choice((0, 0, 1, 3))))
+            size = random.choice((0, 1, 3, 4, 5000))
+            entries.append(
+                File(path=path(), data=random.randbytes(size), mode=mode, gid=number, links=links)
+            )
+        elif kind == 2:
+            target = random.choice(("x", "/", "../..", "", "y" * 4095, "z" * 5000, "é\n", "a\0b"))
+            entries.append(Symlink(path=path(), target=target))
+        else:
+            kind_name: Any = random.choice(("char", "block", "fifo", "socket"))
+            entries.append(Node(path=path(), kind=kind_name, major=number & 4095, mode=mode))
+    return entries
+
+
+def _cpio_seed() -> bytes:
+    made = io.BytesIO()
+    write(
+        [
+            File(path="/bin/sh", data=b"content", links=("/bin/bash", "/bin/ash")),
+            Symlink(path="/sbin", target="bin"),
+            Node(path="/dev/null", kind="char", major=1, minor=3),
+            Directory(path="/empty"),
+        ],
+        made,
+    )
+    return made.getvalue()
+
+
+def _tar_seed(form: int) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=form) as tar:
+        for name, kind, target in (
+            ("d", tarfile.DIRTYPE, ""),
+            ("d/" + "n" * 120, tarfile.REGTYPE, ""),
+            ("d/link", tarfile.SYMTYPE, "n"),
+            ("d/hard", tarfile.LNKTYPE, "d/" + "n" * 120),
+            ("é", tarfile.REGTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.mode = kind, target, 0o755
+            info.size = 7 if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(b"content"))
+    return made.getvalue()
+
+
+def _zip_seed() -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("d/file", "content" * 100)
+        archive.writestr("other", "x")
+    return made.getvalue()
+
+
+def _ar(*members: tuple[str, bytes]) -> bytes:
+    body = b"".join(
+        f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
+        + data
+        + b"\n" * (len(data) % 2)
+        for name, data in members
+    )
+    return b"!<arch>\n" + body
+
+
+def _deb_seed() -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        info = tarfile.TarInfo("./control")
+        text = b"Package: p\nVersion: 1\nArchitecture: amd64\n"
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text))
+    control = gzip.compress(made.getvalue(), mtime=0)
+    data = gzip.compress(_tar_seed(tarfile.GNU_FORMAT), mtime=0)
+    return _ar(("debian-binary", b"2.0\n"), ("control.tar.gz", control), ("data.tar.gz", data))
+
+
+def _unpack(data: bytes, folder: Path) -> None:
+    """Nothing but the folder that was named is written to."""
+    archive = _kept(data, folder)
+    try:
+        unpack(archive, _emptied(folder), limit_bytes=64 << 20, limit_entries=1000)
+    finally:
+        assert sorted(path.name for path in folder.iterdir()) == ["input", "out"]
+
+
+def _deb(data: bytes, folder: Path) -> None:
+    archive = _kept(data, folder)
+    try:
+        unpack_deb(archive, _emptied(folder))
+    finally:
+        extract_member(archive, "d/hard", folder / "member")
+
+
+# --- files of programs, firmware and the kernel ----------------------------------------------
+
+
+def _elf(data: bytes, _: Path) -> None:
+    elf = Elf(data, "input")
+    for look in ("is_program_or_library", "dlopens", "needed_versions", "defined_versions"):
+        getattr(elf, look)
+    _ = elf.exports, elf.imports
+
+
+def _loader(data: bytes, folder: Path) -> None:
+    for name in ("bin/program", "lib/x86_64-linux-gnu/libone.so.1"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    loader = folder / LOADER.lstrip("/")
+    loader.parent.mkdir(parents=True, exist_ok=True)
+    loader.write_bytes(a_loader())
+    closure(FolderTree(folder, {}), ["/bin/program"])
+
+
+def _firmware(data: bytes, _: Path) -> None:
+    parse_firmware(data, "input").record()
+    modules(data, "input")
+    verifier(data, "input")
+
+
+def _series(data: bytes, folder: Path) -> None:
+    _kept(_PATCH, folder, "one.patch")
+    _kept(data, folder, "series")
+    read_series(folder)
+
+
+def _patch(data: bytes, folder: Path) -> None:
+    _kept(b"one.patch\n", folder, "series")
+    _kept(data, folder, "one.patch")
+    for patch in read_series(folder).patches:
+        patch.record()
+
+
+def _fragment(data: bytes, folder: Path) -> None:
+    fragment = parse_fragment(_kept(data, folder))
+    _ = merge([fragment]).text
+
+
+_HEADER = b"""Description: Count
+Author: A <a@example.org>
+Forwarded: not-needed
+Last-Update: 2024-05-31
+
+---
+"""
+_PATCH = (
+    _HEADER
+    + b"""--- a/dir/numbers
++++ b/dir/numbers
+@@ -2,7 +2,7 @@
+ 2
+ 3
+ 4
+-5
++five
+ 6
+ 7
+ 8
+"""
+)
+_GIT_PATCH = (
+    _HEADER
+    + b"""diff --git a/old b/new
+similarity index 100%
+rename from old
+rename to new
+diff --git a/made b/made
+new file mode 100644
+index 0000000..1111111
+--- /dev/null
++++ b/made
+@@ -0,0 +1,1 @@
++x
+\\ No newline at end of file
+"""
+)
+
+# --- what a guest, a registry and a mirror say -------------------------------------------------
+
+
+def _channel(data: bytes, folder: Path) -> None:
+    conversation = Conversation()
+    requests = [
+        conversation.ask("report", {}),
+        conversation.ask(
+            "run", {}, sinks=dict.fromkeys((FrameType.STDOUT, FrameType.STDERR), lambda _: None)
+        ),
+    ]
+    for start in range(0, len(data), 100):
+        conversation.receive(data[start : start + 100])
+        del conversation.outgoing()[:]
+    for request in requests:
+        if request.answered:
+            request.outcome()
+
+
+def _said(*messages: Any) -> bytes:
+    return b"".join(Frame(FrameType.MESSAGE, 0, encode_message(one)).encode() for one in messages)
+
+
+_TALK = _said(
+    {"event": "hello", "params": {"protocol": 2, "agent": "0.2.0"}},
+    {"id": 1, "result": {"kernel": "6.12"}},
+    {"id": 2, "result": {"process": 1}},
+)
+_OUTPUT = Frame(FrameType.STDOUT, 1, b"output").encode() + Frame(FrameType.STDOUT, 1, b"").encode()
+_REFUSED = _said(
+    {"event": "hello", "params": {"protocol": 2, "agent": "0.2.0"}},
+    {"id": 1, "error": {"what": "no", "errno": 2}},
+)
+
+
+def _docker_archive(data: bytes, folder: Path) -> None:
+    find_image("docker-archive", str(_kept(data, folder)), _emptied(folder))
+
+
+def _docker_json(data: bytes, folder: Path) -> None:
+    """The files of an archive in one object."""
+    try:
+        parts = json.loads(data)
+    except (ValueError, RecursionError):
+        parts = None
+    if not isinstance(parts, dict):
+        parts = {"manifest.json": data.decode("utf-8", "replace")}
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, value in {"l.tar": "layer", **parts}.items():
+            text = json.dumps(value).encode()
+            info = tarfile.TarInfo(name.encode("utf-8", "replace").decode())
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+    find_image("docker-archive", f"{_kept(made.getvalue(), folder)}:app:1", _emptied(folder))
+
+
+_DOCKER_LAYER = hashlib.sha256(b'"layer"').hexdigest()
+_DOCKER = {
+    "c.json": {
+        "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_DOCKER_LAYER}"]},
+    },
+    "manifest.json": [{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["l.tar"]}],
+}
+
+
+def _docker_seed() -> bytes:
+    layer = gzip.compress(b"layer" * 300, mtime=0)
+    ids = [f"sha256:{hashlib.sha256(b'layer' * 300).hexdigest()}"]
+    config = {"architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ids}}
+    manifest = [{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["l.tar"]}]
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in (
+            ("c.json", json.dumps(config).encode()),
+            ("l.tar", layer),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return made.getvalue()
+
+
+def _layout(data: bytes, folder: Path) -> None:
+    """Index, manifest and configuration in one object; blobs get the digests that they have."""
+    try:
+        parts = json.loads(data)
+    except (ValueError, RecursionError):
+        parts = None
+    if not isinstance(parts, dict):
+        parts = {"index": data.decode("utf-8", "replace")}
+    layout = _emptied(folder)
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    digests: dict[str, str] = {}
+    for name in ("config", "manifest", "index"):
+        text = json.dumps(parts.get(name))
+        for other, digest in digests.items():
+            text = text.replace(f"@{other}", f"sha256:{digest}")
+        digests[name] = hashlib.sha256(text.encode()).hexdigest()
+        (blobs / digests[name]).write_text(text)
+    (layout / "index.json").write_bytes((blobs / digests["index"]).read_bytes())
+    find_image("oci", str(layout), folder / "work")
+
+
+_LAYOUT = {
+    "config": {"architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []}},
+    "manifest": {"config": {"digest": "@config"}, "layers": [{"digest": "@config"}]},
+    "index": {
+        "manifests": [
+            {
+                "digest": "@manifest",
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "annotations": {"org.opencontainers.image.ref.name": "a"},
+            }
+        ]
+    },
+}
+
+
+def _oci_config(data: bytes, _: Path) -> None:
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError):
+        config = {"config": {"User": data.decode("utf-8", "replace"), "Cmd": ["sh"]}}
+    if isinstance(config, dict):
+        accounts = Accounts(*[data.decode("utf-8", "replace") + "\nu:x:5:6::/h:/s\ng:x:7:"] * 2)
+        json.dumps(runtime_config(config, accounts=accounts))
+
+
+_IMAGE_CONFIG = {
+    "architecture": "amd64",
+    "config": {
+        "User": "u:g",
+        "Env": ["PATH=/bin", "A=b"],
+        "Entrypoint": ["/bin/sh"],
+        "Cmd": ["-c", "true"],
+        "WorkingDir": "/w",
+    },
+}
+
+
+def _copyright(data: bytes, _: Path) -> None:
+    text = data.decode("utf-8", "replace")
+    read_copyright(text)
+    spdx(text[:2000])
+
+
+_COPYRIGHT = b"""Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2020 A
+License: GPL-2+ and (MIT or BSD-3-clause)
+
+Files: debian/*
+License: Expat with exception
+ Text of it.
+ .
+ More.
+"""
+
+_REQUEST = DebSource(deb="linux-source-6.12", member="linux.tar.xz")
+_PIN = Pin("blob:" + "a" * 64, "linux.deb", 7, {"kind": "deb", "package": "p", "version": "1"})
+
+
+def _pins(data: bytes, folder: Path) -> None:
+    """The record's own digest is made right, so that what is behind it is read too."""
+    memory = PinMemory(folder)
+    path = memory._path(_REQUEST)
+    try:
+        record = json.loads(data)
+        rows = json.dumps(record["pins"], sort_keys=True).encode()
+        record["sha256"] = hashlib.sha256(rows).hexdigest()
+        data = json.dumps(record).encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    path.write_bytes(data)
+    for pin in memory.recall(_REQUEST) or ():
+        json.dumps([pin.name, pin.reference, pin.size, dict(pin.origin)]).encode()
+
+
+def _pins_seed() -> bytes:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        memory = PinMemory(Path(folder))
+        memory.remember(_REQUEST, [_PIN, _PIN])
+        return memory._path(_REQUEST).read_bytes()
+
+
+def _lock(data: bytes, folder: Path) -> None:
+    """Read as it is, and again as sevkit would have written what it says."""
+    path = _kept(data, folder, "r.lock")
+    try:
+        read_lock(path, "r")
+    except SevkitError:
+        path.write_text(json.dumps(json.loads(data), indent=1, sort_keys=True) + "\n")
+        lock = read_lock(path, "r")
+        if lock is not None:
+            lock.pins(_REQUEST)
+
+
+def _lock_run(data: bytes, folder: Path) -> None:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        read_lock(_kept(data, folder, "r.lock"), "r")
+    else:
+        _lock(data, folder)
+
+
+_LOCK = (
+    Lock(Path("r.lock"), "r")
+    .with_pins("linux", _REQUEST, [_PIN])
+    .with_config("d" * 64, "r-6.12.config", b"CONFIG_64BIT=y\n")
+    .text()
+    .encode()
+)
+
+
+def _manifest(data: bytes, folder: Path) -> None:
+    read_manifest(_kept(data, folder))
+
+
+def _manifest_seeds() -> list[bytes]:
+    return [path.read_bytes() for path in sorted(GOLDEN.rglob("*manifest*.json"))]
+
+
+def _real_firmware() -> list[bytes]:
+    return [path.read_bytes() for path in REAL_FIRMWARE if path.is_file()]
+
+
+def _targets() -> list[Target]:
+    words = [*b'[ ] { } {{ }} {% %} = . , " \' """ \\ # ...'.split(), b"\n", b"\r", b"\0"]
+    jinja = [*b"{{ }} {% %} {# #} a b c series | ~ [ ] ( ) self .__class__".split()]
+    jinja += [b"|replace('x','yy')", b" if ", b" else ", b"|attr('x')", b"range(9**9)", b"'"]
+    patch = [b"@@ -1,3 +1,3 @@\n", b"--- a/x\n", b"+++ b/../x\n", b"/dev/null", b"rename to ../y\n"]
+    elf = an_elf(
+        needed=["libone.so.1"], soname="x", rpath="$ORIGIN", interpreter=LOADER,
+        dlopens=[{"soname": ["libtwo.so"], "priority": "required"}],
+        exports=["f", "g@V1"], imports=["h@W1"], defines=["V1"], wants={"libone.so.1": ["W1"]},
+    )  # fmt: skip
+    tars = [_tar_seed(tarfile.GNU_FORMAT)]
+    tars += [_tar_seed(tarfile.PAX_FORMAT), _cpio_seed(), _zip_seed()]
+    archive = [b"../", b"/", b"ustar", b"070701", b"070702", b"99999999999", b"\xff" * 12]
+    archive += [b"19 path=/etc/shadow\n", b"18 size=9999999999\n", b"PK\x03\x04", b"\x1f\x8b\x08"]
+    lines = [b"CONFIG_X=y\n", b"# CONFIG_X is not set\n", b'="', b"source ", b"0x", b"\n", b"\0"]
+    report = bytes(1184)
+    return [
+        Target("recipe", _recipe, [BASE.encode(), CHILD.encode()], words, prepare=_with_project),
+        Target("template", _template, [b"{{ series }}-{{ c|upper if a else b ~ 'x' }}"], jinja),
+        Target(
+            "toml-lines", _toml_lines, [BASE.encode(), b'a = [{b.c = "x"}]\n[[t."q"]]\n'], words
+        ),
+        Target("manifest", _manifest, _manifest_seeds(), is_json=True),
+        Target("cpio-write", _cpio_write, [b"seed"]),
+        Target(
+            "cpio-read", lambda data, folder: read(_kept(data, folder)), [_cpio_seed()], archive
+        ),
+        Target("archive", _unpack, [*tars, gzip.compress(tars[0], mtime=0)], archive),
+        Target("deb", _deb, [_deb_seed()], [b"data.tar", b"control.tar.xz", b"`\n", b"9999999999"]),
+        Target("elf", _elf, [elf, a_loader()]),
+        Target("loader", _loader, [elf, b"#!/bin/program -x\n"], [b"#!", b"/bin/program\n"]),
+        Target("firmware", _firmware, [firmware(code_bytes=16384), firmware(sections=None)]),
+        *([Target("real-firmware", _firmware, real)] if (real := _real_firmware()) else []),
+        Target(
+            "series", _series, [b"# text\none.patch -p1\n"], [b"../", b" -p", b"/", b"#", b"\n"]
+        ),
+        Target("patch", _patch, [_PATCH, _GIT_PATCH], patch),
+        Target(
+            "fragment",
+            _fragment,
+            [b'# y\nCONFIG_A=y\nCONFIG_B="x"\n# CONFIG_C is not set\n'],
+            lines,
+        ),
+        Target(
+            "dotconfig",
+            lambda data, _: values_of(data.decode("utf-8", "replace")),
+            [b'#\n# x\n#\nCONFIG_A=y\nCONFIG_B="x\\"y"\n# CONFIG_C is not set\nCONFIG_D=0x10\n'],
+            lines,
+        ),
+        Target(
+            "conversation",
+            _channel,
+            [_TALK, _TALK + _OUTPUT, _REFUSED],
+            [_OUTPUT, _TALK, b'"id":', b"null", b"1e999", b"{" * 500, b"[" * 5000, b"-0"],
+            refusals=(SevkitError, ViolationError),
+        ),
+        Target("docker-archive", _docker_archive, [_docker_seed()], [b"../", b'"Layers"', b"null"]),
+        Target("docker-json", _docker_json, [json.dumps(_DOCKER).encode()], is_json=True),
+        Target("oci-layout", _layout, [json.dumps(_LAYOUT).encode()], is_json=True),
+        Target("oci-config", _oci_config, [json.dumps(_IMAGE_CONFIG).encode()], is_json=True),
+        Target(
+            "copyright", _copyright, [_COPYRIGHT], [b"(", b")", b" and ", b" or ", b",", b"\n\n"]
+        ),
+        Target("pins", _pins, [_pins_seed()], is_json=True),
+        Target("snp-report", lambda data, _: parse_report(data), [report, report.hex().encode()]),
+        Target("lock", _lock_run, [_LOCK], is_json=True),
+    ]
+
+
+TARGETS = {target.name: target for target in _targets()}

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second of mutations for each reader; what mutations found once is refused for good."""
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from elf_samples import a_loader, an_elf
+
+from sevkit.cpio import Directory, File, Symlink, write
+from sevkit.elf import Elf
+from sevkit.errors import BuildError, RecipeError, SourceError
+from sevkit.loader import FolderTree, closure
+from sevkit.oci_image import find_image
+from sevkit.patches import read_series
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests/fuzz/found"
+NAMES = re.findall(r'Target\(\s*"([a-z-]+)"', (ROOT / "tests/fuzz/targets.py").read_text())
+
+
+def fuzz(*words: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", *words],
+        cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_reader_answers_or_refuses_whatever_it_is_given(half: int, tmp_path: Path) -> None:
+    names = [name for name in NAMES[half::2] if name != "real-firmware"]
+    assert len(names) > 10
+    told = fuzz(*names, "--seconds", "0.4", "--crashes", tmp_path)
+    for name in names:
+        assert int(re.search(rf"^{name}: (\d+) runs, 0 crashes", told, re.M)[1])  # type: ignore[index]
+
+
+def test_a_crash_would_be_kept_and_reported(tmp_path: Path) -> None:
+    """The runner itself: a target that accepts no refusal crashes at the first one."""
+    script = (
+        "import sys; sys.argv[1:] = ['snp-report', '--runs', '50', '--crashes', sys.argv[1]]\n"
+        "import dataclasses; from tests.fuzz import __main__ as runner\n"
+        "target = runner.TARGETS['snp-report']\n"
+        "runner.TARGETS['snp-report'] = dataclasses.replace(target, refusals=())\n"
+        "sys.exit(runner.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "kept"],
+        cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    [kept] = (tmp_path / "kept").iterdir()
+    assert f"kept as {kept}" in done.stdout
+    assert "not an SNP attestation report" in done.stdout
+    assert "answered or refused" in fuzz("snp-report", "--again", kept)
+
+
+def test_an_offset_that_no_file_has_is_a_malformed_elf_file() -> None:
+    """Found by mutation: the version table of the kept input lies at the end of 64 bits."""
+    damaged = bytes.fromhex((DATA / "elf-overflow.hex").read_text())
+    elf = Elf(damaged, "evil")
+    with pytest.raises(BuildError, match="evil is a malformed ELF file"):
+        _ = elf.needed_versions
+    good = an_elf(needed=["a"], interpreter="/lib/ld", wants={"a": ["V1"]}, imports=["f@V1"])
+    assert Elf(good, "good").needed_versions
+
+
+def test_a_directory_that_the_kernel_takes_for_the_end_is_refused() -> None:
+    for inside in ("/TRAILER!!!", "/TRAILER!!!/file"):
+        with pytest.raises(BuildError, match="the mark of an archive's end"):
+            write([File(path=inside, data=b"")], io.BytesIO())
+    write([Directory(path="/a/TRAILER!!!"), Symlink(path="/b", target="TRAILER!!!")], io.BytesIO())
+
+
+def test_a_library_with_a_nul_in_its_name_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/good").write_bytes(b"#!/lib/ld\n")
+    (tmp_path / "bin/evil").write_bytes(b"#!/lib/l\0d\n")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/ld").write_bytes(a_loader())
+    assert "/lib/ld" in closure(FolderTree(tmp_path, {}), ["/bin/good"]).files
+    (tmp_path / "bin/elf").write_bytes(an_elf(needed=["x"], interpreter="/lib/ld"))
+    for name in ("/bin/evil", "/bin/elf", "/bin/l\0"):
+        with pytest.raises(BuildError):
+            closure(FolderTree(tmp_path, {}), [name])
+
+
+@pytest.mark.parametrize("name", ["one\0.patch", "x" * 300, "x/" * 200 + "y"])
+def test_a_patch_that_no_file_can_be_called_is_refused_with_its_line(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "series").write_text(f"# text\n{name}\n")
+    with pytest.raises(RecipeError, match=r"series:2: this is no name of a file"):
+        read_series(tmp_path)
+
+
+def test_a_manifest_of_an_image_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    from hashlib import sha256
+
+    blob = b"[]"
+    digest = sha256(blob).hexdigest()
+    (tmp_path / "blobs/sha256").mkdir(parents=True)
+    (tmp_path / "blobs/sha256" / digest).write_bytes(blob)
+    index = '{"manifests": [{"digest": "sha256:%s"}]}' % digest  # noqa: UP031
+    (tmp_path / "index.json").write_text(index)
+    with pytest.raises(SourceError, match="no whole container image"):
+        find_image("oci", str(tmp_path), tmp_path / "work")
