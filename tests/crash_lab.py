@@ -48,7 +48,7 @@ from sevkit.store import (  # noqa: E402
 
 DONE, FULL, FAILED = 0, 10, 11
 _FETCHED = random.Random(5).randbytes(200_000)
-_SETTLE_SECONDS = 5.0
+_SETTLE_SECONDS = 30.0
 
 
 class _Recipe:
