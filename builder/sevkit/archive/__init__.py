@@ -112,8 +112,11 @@ def _extract(part: Slice, wanted: bytes, destination: Path) -> bytes | None:
                 return _plain(entry.hard_link)
             if entry.type != stat.S_IFREG:
                 raise _no_file(part, entry)
-            with destination.open("wb") as file:
-                _write_data(reader, entry, file.fileno(), LIMIT_BYTES)
+            try:
+                with destination.open("wb") as file:
+                    _write_data(reader, entry, file.fileno(), LIMIT_BYTES)
+            except PlacementError as error:
+                raise SourceError(f"{part.file.name}: {os.fsdecode(wanted)!a} {error}") from error
             return None
     shown = os.fsdecode(wanted)
     close = difflib.get_close_matches(shown, names, n=3, cutoff=0.4)
