@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe from someone else: its templates reach nothing, its names lead nowhere."""
+
+import time
+
+import pytest
+from recipe_samples import Project
+
+from sevkit.errors import RecipeError
+from sevkit.template import Templates
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ ''|attr('__class__') }}",
+    "{{ ''['__class__'] }}",
+    "{{ a|map(attribute='__class__')|list }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ self }}",
+    "{{ cycler.__init__.__globals__.os }}",
+    "{{ lipsum.__globals__ }}",
+    "{{ joiner }}",
+    "{{ namespace(x=1) }}",
+    "{{ config }}",
+    "{{ request }}",
+    "{{ '%s'|format(a) }}",
+    "{{ '{0.__class__}'.format(a) }}",
+    "{{ a|xmlattr }}",
+    "{{ a|pprint }}",
+    "{{ a|tojson }}",
+    "{{ dict(a=1) }}",
+    "{{ range(9999999999) }}",
+    "{{ 'x' * 9999999999 }}",
+    "{{ 9 ** 9 ** 9 }}",
+    "{{ a|center(9999999999) }}",
+    "{{ a|indent(9999999999) }}",
+    "{% for x in a %}{{ x }}{% endfor %}",
+    "{% set x = a %}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}",
+    "{% extends '/etc/passwd' %}",
+    "{% call a() %}{% endcall %}",
+    "{% filter upper %}x{% endfilter %}",
+    "{{ a is callable }}",
+    "{{ [a, a] }}",
+    "{{ {'a': a} }}",
+    "{{ (a, a)|first }}",
+    "{{ a|default(self) }}",
+    "{{ a|replace('', a)|replace('', a)|replace('', a)|replace('', a) }}" * 9,
+]
+
+
+@pytest.mark.parametrize("text", ESCAPES)
+def test_a_template_that_reaches_for_more_than_text_is_refused_at_once(text: str) -> None:
+    templates = Templates({"a": "x" * 100}, {})
+    started = time.perf_counter()
+    with pytest.raises(RecipeError) as caught:
+        templates.render(text)
+    assert time.perf_counter() - started < 2
+    assert "root:" not in str(caught.value)
+    assert templates.render("{{ a|upper }}") == "X" * 100
+
+
+@pytest.mark.parametrize(
+    ("evil", "good"),
+    [
+        ('[sources.x]\ndeb = "aa"\nmember = "../b"\n', '[sources.x]\ndeb = "aa"\nmember = "b"\n'),
+        ('[initramfs.files]\n"/../x" = "base.toml"\n', '[initramfs.files]\n"/x" = "base.toml"\n'),
+        ('version = "../x"\n', 'version = "1.2"\n'),
+        ('kernel = { configs = ["../one"] }\n', 'kernel = { configs = ["one"] }\n'),
+        ('kernel = { cmdline = ["a\\nb"] }\n', 'kernel = { cmdline = ["a"] }\n'),
+        (
+            f'[sources.x]\nurl = "file:///etc/shadow"\nsha256 = "{"0" * 64}"\n',
+            f'[sources.x]\nurl = "https://example.org/a"\nsha256 = "{"0" * 64}"\n',
+        ),
+        (
+            f'[sources.x]\ngit = "ext::sh -c x"\ncommit = "{"0" * 40}"\n',
+            f'[sources.x]\ngit = "https://example.org/a"\ncommit = "{"0" * 40}"\n',
+        ),
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(
+    evil: str, good: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project = Project(tmp_path_factory.mktemp("project"))
+    with pytest.raises(RecipeError, match=r"child\.toml:"):
+        project.child(evil)
+    assert project.child(good).name == "child"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "a\\nb", "/a", "-a", ""])
+def test_a_recipe_can_not_be_called_by_a_path(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.recipe("evil", f'schema = 1\nextends = "base"\nname = "{name}"\n')
+    with pytest.raises(RecipeError, match=r"evil\.toml:3: name"):
+        project.load("evil")
+    assert project.child("").name == "child"
