@@ -166,3 +166,20 @@ def test_what_is_left_takes_the_place_of_what_was_left_before(trees: Trees) -> N
     second = trees.tree("second")
     assert second.take_up(trees.runner("second"))
     assert (second.tree / "drivers/virtio/virtio_ring.o").exists()
+
+
+def test_objects_that_another_kernel_replaces_meanwhile_do_no_harm(
+    trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by name, then gone before they are opened: as if there had been none."""
+    first = trees.tree("first")
+    compile_one(first, "kernel/fork.c")
+    first.leave(trees.runner("first"))
+    [left] = trees.leftovers.iterdir()
+    second = trees.tree("second")
+    monkeypatch.setattr(
+        type(second.place), "glob", lambda place, pattern: [left.with_name("gone"), left]
+    )
+    assert second.take_up(trees.runner("second"))
+    left.unlink()
+    assert not trees.tree("third").take_up(trees.runner("third"))

@@ -18,7 +18,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from sevkit.stage import Json, Runner, Stage, canonical_json
 from sevkit.stages.kernel_source import SourceTree
@@ -81,9 +81,14 @@ class Objects:
     def _take_up(self, path: Path) -> bool:
         import zstandard
 
-        if path != self._kept_as(path):
+        try:
+            data = path.open("rb")
+        except FileNotFoundError:  # another kernel left newer ones a moment ago
             return False
-        with path.open("rb") as file:
+        with data as file:
+            if path != self._kept_as(file):
+                return False
+            file.seek(0)
             for name in self.sources:
                 os.utime(self.tree / name, (0, 0), follow_symlinks=False)
             with (
@@ -124,16 +129,16 @@ class Objects:
             for name in _files(self.tree):
                 if name not in self.sources and self._is_whole(name):
                     archive.add(self.tree / name, name)
-        kept = self._kept_as(draft)
+        with draft.open("rb") as data:
+            kept = self._kept_as(data)
         older = [path for path in self.place.glob(f"{self.slot}-*") if path != kept]
         shutil.move(draft, kept)
         for path in older:
             path.unlink(missing_ok=True)
 
-    def _kept_as(self, file: Path) -> Path:
-        """Where `file` belongs by its content."""
-        with file.open("rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
+    def _kept_as(self, file: BinaryIO) -> Path:
+        """Where what is read from `file` belongs by its content."""
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         return self.place / f"{self.slot}-{digest}.tar.zst"
 
     def _is_whole(self, name: str) -> bool:
