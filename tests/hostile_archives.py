@@ -72,6 +72,7 @@ def tars() -> Iterator[tuple[str, bytes]]:
         "hard-link-absolute": [_entry("h", hard, "/etc/shadow")],
         "hard-link-through": [_link("l", ".."), _entry("h", hard, "l/secret")],
         "hard-link-to-nothing": [_entry("h", hard, "nothing")],
+        "hard-link-into-nothing": [_entry("h", hard, "no/thing")],
         "char-device": [_entry("c", tarfile.CHRTYPE)],
         "block-device": [_entry("b", tarfile.BLKTYPE)],
         "fifo": [_entry("p", tarfile.FIFOTYPE)],

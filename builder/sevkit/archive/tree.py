@@ -63,7 +63,10 @@ class Tree:
 
     def hard_link(self, parts: Parts, target: Parts) -> None:
         """Make another name of the file or link `target`, which was put here earlier."""
-        place = os.dup(self._folder(target[:-1], make=False))
+        try:
+            place = os.dup(self._folder(target[:-1], make=False))
+        except FileNotFoundError as error:
+            raise PlacementError("is a hard link to something that is not in it") from error
         try:
             if stat.S_ISDIR(os.stat(target[-1], dir_fd=place, follow_symlinks=False).st_mode):
                 raise PlacementError("is a hard link to a folder")
