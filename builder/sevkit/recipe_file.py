@@ -169,6 +169,20 @@ class _Draft:
     def _expect(self, node: Node, at: Dotted, path: Path, found: bool, none: str) -> None:
         if not found:
             self._problem(node, at, f"there is {none} {path}")
+        elif not self._is_the_projects(path, node.path):
+            self._problem(
+                node,
+                at,
+                f"{path} lies outside of the project, and a recipe takes nothing from there: "
+                "copy it in, or name a folder that holds both with -C",
+            )
+
+    def _is_the_projects(self, path: Path, written_in: Path) -> bool:
+        """Whether `path`, its links followed, is below a project's folder or beside the recipe."""
+        own = written_in.parent
+        homes = (*self._library.roots, own.parent if own.name == "recipes" else own)
+        place = path.resolve()
+        return any(place.is_relative_to(home.resolve()) for home in homes)
 
     # --- validation ------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def _uuid(text: str) -> uuid.UUID:
 
 def _kernel(manifest: Manifest) -> Component:
     kernel = manifest.kernel
-    source = _fetched(manifest.sources, _names_of(manifest, "linux"))
+    source = _fetched(manifest.sources, _kernel_sources(manifest))
     return {
         "type": "operating-system",
         "bom-ref": _KERNEL,
@@ -240,13 +240,14 @@ def _pedigree(
     return {"pedigree": {"patches": rows, "notes": "\n".join(notes)}}
 
 
-def _names_of(manifest: Manifest, usual: str) -> list[str]:
-    """Sources of the manifest that may be the kernel's: the usual name, else what is left."""
-    others = {row.source for row in manifest.sources if not row.source.startswith("debs:")}
-    others -= {"agent.path"} | (
-        {manifest.firmware.build.source} if manifest.firmware.build else set()
-    )
-    return [usual] if usual in others else sorted(others)
+def _kernel_sources(manifest: Manifest) -> list[str]:
+    """Names of sources that are the kernel's: the usual one, and Debian's packages of it."""
+    packages = [
+        row.source
+        for row in manifest.sources
+        if row.origin.get("package", "").startswith("linux-source")
+    ]
+    return ["linux", *packages]
 
 
 def _fetched(sources: Sequence[Source], names: Sequence[str]) -> Source | None:

@@ -2,6 +2,7 @@
 """A recipe from someone else: its templates reach nothing, its names lead nowhere."""
 
 import time
+from pathlib import Path
 
 import pytest
 from recipe_samples import Project
@@ -97,3 +98,34 @@ def test_a_recipe_can_not_be_called_by_a_path(
     with pytest.raises(RecipeError, match=r"evil\.toml:3: name"):
         project.load("evil")
     assert project.child("").name == "child"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '[initramfs.files]\n"/x" = "{}"\n',
+        '[sources.x]\nfile = "{}"\n',
+        'agent = {{ path = "{}", binary = "b" }}\n',
+    ],
+)
+def test_a_recipe_takes_nothing_from_outside_of_the_project(
+    written: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By its own path, by `..`, or through a link; what is inside is taken, through a link too."""
+    project = Project(tmp_path)
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret").write_text("secret")
+    inside = project.folder / "inside"
+    inside.mkdir()
+    (inside / "file").write_text("no secret")
+    is_folder = "path" in written
+    secret = outside if is_folder else outside / "secret"
+    (inside / "way-out").symlink_to(secret)
+    (inside / "way-in").symlink_to(inside if is_folder else inside / "file")
+    climb = "../" * len(project.folder.parts) + "../.."
+    for path in (str(secret), f"{climb}{secret}", "../inside/way-out"):
+        with pytest.raises(RecipeError) as caught:
+            project.child(written.format(path))
+        assert "lies outside of the project" in str(caught.value)
+    for path in ("../inside" if is_folder else "../inside/file", "../inside/way-in"):
+        project.child(written.format(path))

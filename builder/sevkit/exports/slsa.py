@@ -17,7 +17,7 @@ from sevkit.sbom import package_url
 
 _BUILD_TYPE = "urn:sevkit:image:1"
 _BUILDER = "urn:sevkit:builder"
-_ALGORITHMS = {"blob": "sha256", "tree": "dirHash", "git": "gitCommit"}
+_ALGORITHMS = {"blob": "sha256", "tree": "sevkitTree", "git": "gitCommit"}
 
 
 def provenance(subject: Subject) -> bytes:
