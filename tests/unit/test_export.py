@@ -322,3 +322,19 @@ def test_every_format_of_the_package_is_a_choice_of_the_verb(
     text = capfd.readouterr().out
     for name in FORMATS:
         assert name in text
+
+
+def test_a_command_line_ends_nothing_in_the_format_that_holds_it(
+    hashed: Path, tmp_path: Path
+) -> None:
+    """Somebody else's recipe may try to close the quotes or the element that it is put into."""
+    evil = "a</cmdline></os><devices/> b=]]>&amp; c=\"\\\" '''d''' $(e) \"\"\"f"
+    image = changed(hashed, tmp_path / "evil", cmdline=evil)
+    domain = ElementTree.fromstring(exported(subject_of(image), "libvirt"))
+    assert domain.findtext("os/cmdline") == evil
+    assert [part.tag for part in domain].count("os") == 1
+    kata = tomllib.loads(exported(subject_of(image), "kata").decode())
+    assert kata["hypervisor"]["qemu"]["kernel_params"] == evil
+    script = exported(subject_of(image), "qemu").decode()
+    words = shlex.split(script.partition("exec ")[2].replace("\\\n", " "))
+    assert words[words.index("-append") + 1] == evil
