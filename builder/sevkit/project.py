@@ -6,10 +6,11 @@ among them: a remembered package that has left the mirror is looked up anew, onc
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sevkit.disk import full_disk_explained
 from sevkit.engine import Engine, Settings, Work, find_fetches, find_work, result
@@ -29,6 +30,8 @@ from sevkit.stage import Plan, Stage
 from sevkit.store import Store
 from sevkit.toolchain import GROUP, HOST, Toolchain
 from sevkit.vendor import without_vendored
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -116,7 +119,7 @@ class Project:
         old = self._readable_lock(recipe) or Lock(
             self.folder / "recipes" / f"{recipe.name}.lock", recipe.name
         )
-        lock = replace(old, configs={}) if update else old
+        lock = old
         pins: dict[str, Sequence[Pin]] = {}
         for name, request in requests(recipe, self.toolchain).items():
             found = None if update else old.pins(request) or self.memory.recall(request)
@@ -195,14 +198,7 @@ class Project:
         A package that was looked up earlier and has left the mirror is looked up anew, once.
         """
         with full_disk_explained(self.store.root, self.output):
-            try:
-                return self._build(recipe, targets, settings)
-            except SourceGoneError as gone:
-                if (lock := self.lock(recipe)) is not None and lock.holds(gone.name):
-                    raise self._moved(recipe, lock, gone) from gone
-                self.listener(Notice(f"{gone.what}; looking for what replaced it"))
-                self.forget_pins(recipe)
-                return self._build(recipe, targets, settings)
+            return self._with_newer(recipe, lambda: self._build(recipe, targets, settings))
 
     def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         plan = self.plan(recipe, offline=settings.offline)
@@ -227,8 +223,21 @@ class Project:
         for reference in plan.pins:
             self.store.has_blob(reference)
 
-    def _moved(self, recipe: Recipe, lock: Lock, gone: SourceGoneError) -> SourceError:
-        """What is there instead of a locked package that has left the mirror."""
+    def _with_newer(self, recipe: Recipe, work: Callable[[], T]) -> T:
+        """Do `work`, and once more with newer versions where remembered ones are no more."""
+        try:
+            return work()
+        except SourceGoneError as gone:
+            self._refuse_moved(recipe, gone)
+            self.listener(Notice(f"{gone.what}; looking for what replaced it"))
+            self.forget_pins(recipe)
+            return work()
+
+    def _refuse_moved(self, recipe: Recipe, gone: SourceGoneError) -> None:
+        """Raise `SourceError` for a locked package that has left the mirror: what is there now."""
+        lock = self.lock(recipe)
+        if lock is None or not lock.holds(gone.name):
+            return
         newer: list[str] = []
         with contextlib.suppress(SourceError):
             for request in requests(recipe, self.toolchain).values():
@@ -236,16 +245,21 @@ class Project:
                     package = gone.name.partition("_")[0]
                     found = resolve(request, self.apt)
                     newer = [pin.name for pin in found if pin.name.partition("_")[0] == package]
-        return SourceError(
+        raise SourceError(
             f"{gone.name} is locked and has left the mirror",
             why=f"there is {', '.join(newer)}" if newer else "",
             hint=f"sevkit lock {recipe.name} --update",
-        )
+        ) from gone
 
     def fetch(self, recipe: Recipe, settings: Settings) -> int:
         """Bring every source of `recipe` into the store; the number that was missing."""
-        plan = self.plan(recipe)
-        return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
+
+        def bring() -> int:
+            plan = self.plan(recipe)
+            return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
+
+        with full_disk_explained(self.store.root, self.output):
+            return self._with_newer(recipe, bring)
 
     def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
         """Do `work` and return it; files of a vendored folder are not fetched again."""

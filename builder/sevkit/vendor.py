@@ -97,7 +97,8 @@ def _take(path: Path, digest: str, reference: str, store: Store) -> None:
         except OSError as error:
             raise _damaged(path, str(error.strerror)) from error
         found = sha256_of(scratch / "file")
-        if found != digest:
+        kind, _, named = reference.partition(":")
+        if found != digest or (kind == "blob" and found != named):
             raise _damaged(path, f"its SHA-256 is {found}, not {digest}")
         store.add_blob(scratch / "file", reference)
 

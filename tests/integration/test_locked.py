@@ -208,6 +208,9 @@ def test_a_locked_package_that_has_left_the_mirror_is_told_with_what_is_there_no
     assert f"{gone} is locked and has left the mirror" in refused.stderr
     assert f"there is {name}" in refused.stderr
     assert f"sevkit lock {RECIPE} --update" in refused.stderr
+    fetched = sevkit("-C", project, "fetch", RECIPE, "--locked", "--ci", env=environment)
+    assert f"{gone} is locked and has left the mirror" in fetched.stderr
+    assert "sevkit update" not in fetched.stderr
     moved = sevkit("-C", project, "lock", RECIPE, "--update", env=environment)
     assert moved.returncode == 0, moved.stderr
     assert f"ovmf: {gone} is out" in moved.stdout
