@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup image test check lint format types unit bench clean
+.PHONY: help setup image test matrix check lint format types unit bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ image: ## build recipes/sev-guest.toml from source, boot it, print a summary (RE
 test: setup ## run every check and every test, those that boot guests included
 	@$(MAKE) --no-print-directory lint types unit
 	@$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/guest
+
+matrix: setup ## build an image twice, everything different that must not matter, kernel included
+	@SEVKIT_MATRIX=whole $(BIN)/pytest -q tests/guest/test_reproducible.py
 
 check: setup lint types unit ## lint, types and unit tests: under 30 seconds once set up
 
