@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 OTHER_USER = 23456
 WHOLE = os.environ.get("SEVKIT_MATRIX") == "whole"
-"""`make matrix`: the kernel too. Without it the kernel, minutes of two cores, is taken over, and
-tests/integration/test_kernel_build.py holds two compilations of a small one against each other."""
+"""`make matrix`: kernel and firmware too. Without it these, ten minutes of work, are taken over;
+test_kernel_build.py and test_firmware_build.py of tests/integration/ build small ones twice."""
 NOISE = {
     "ARCH": "arm64",
     "CC": "false",
@@ -71,13 +71,14 @@ def take_sources(image: Path, store: Path, target: Path) -> None:
             shutil.copy(store / "blobs" / digest[:2] / digest, target / "blobs" / digest[:2])
 
 
-def take_kernel(image: Path, store: Path, target: Path) -> None:
-    """Copy the results of stages that hold the kernel of the image."""
-    kernel = (image / "vmlinuz").read_bytes()
-    for found in (store / "entries").glob("*/*/data/vmlinuz"):
-        if found.read_bytes() == kernel and (found.parent / "kernel.json").exists():
-            entry = found.parents[1]
-            shutil.copytree(entry, target / entry.relative_to(store))
+def take_results(image: Path, store: Path, target: Path) -> None:
+    """Copy the results of the stages that made the kernel and the firmware of the image."""
+    for name, facts in (("vmlinuz", "kernel.json"), ("firmware.fd", "firmware.json")):
+        content = (image / name).read_bytes()
+        for found in (store / "entries").glob(f"*/*/data/{name}"):
+            if found.with_name(facts).exists() and found.read_bytes() == content:
+                entry = found.parents[1]
+                shutil.copytree(entry, target / entry.relative_to(store))
 
 
 def elsewhere(image: Path, store: Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -93,7 +94,7 @@ def elsewhere(image: Path, store: Path, folder: Path) -> subprocess.CompletedPro
     shutil.copytree(image, folder / "image")
     take_sources(image, store, folder / "store")
     if not WHOLE:
-        take_kernel(image, store, folder / "store")
+        take_results(image, store, folder / "store")
     (folder / "kept-in").mkdir()
     place = folder / "disk"
     deep = place / ("a-rather-long-name-" * 2) / "and ünusual"
@@ -111,7 +112,7 @@ def elsewhere(image: Path, store: Path, folder: Path) -> subprocess.CompletedPro
             *(user.split() if os.geteuid() == 0 else []),
             *("env", "-i", *words, sys.executable, "-m", "sevkit", "-C", str(deep / "project")),
             *("reproduce", str(deep / "image"), "--offline", "--json", "-j", "3"),
-            *([] if WHOLE else ["--reuse", "kernel"]),
+            *([] if WHOLE else ["--reuse", "kernel", "--reuse", "firmware"]),
             *("--keep", str(folder / "kept-in" / "kept")),
         ]
     )
