@@ -2,7 +2,8 @@
 """A stage that starts thousands of processes, in the sandbox beside without it.
 
 Usage: python benchmarks/sandbox.py [RECIPE:STAGE]. Builds twice each way, in turns, and takes the
-quicker ones: what else runs on a machine only ever adds.
+quicker ones: what else runs on a machine only ever adds. The sandbox may well win: its /tmp, where
+compilers keep what passes from one pass to the next, is memory.
 """
 
 import os

@@ -3,13 +3,15 @@
 
 SEV API 55766 (LAUNCH_UPDATE, LAUNCH_MEASURE), SEV-SNP ABI 56860 section 8.17.2 (PAGE_INFO), AMD APM
 volume 2 table B-4 (the save area), target/i386/sev.c of QEMU (hash table, order of the pages),
-arch/x86/kvm/svm/sev.c of Linux (what of a vCPU is synchronised). Addresses and sizes in bytes.
+arch/x86/kvm/svm/sev.c of Linux (what of a vCPU is synchronised), sev/ld_from_ovmf.go of
+google/gce-tcb-verifier (GCE), pull requests 13 and 60 of virtee/sev-snp-measure (EC2, by its
+makers). Addresses and sizes in bytes.
 """
 
 import hashlib
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 PAGE = 4096
 SIGNATURES = {"EPYC-v4": 0x800F12, "EPYC-Milan": 0xA00F11, "EPYC-Genoa": 0xA10F10}
@@ -40,10 +42,24 @@ _SEGMENTS = {  # offset → (attributes, limit)
     0x090: (0x8B, 0xFFFF),  # TR
 }
 _RDX, _FEATURES, _RIP, _MXCSR, _FCW = 0x310, 0x3B0, 0x178, 0x408, 0x410
+_FIRST_ENTRY = 0xFFFFFFF0
+
+EC2_UNTIL_2026, EC2, GCE = "ec2-until-2026", "ec2", "gce"
 
 
-def save_area(entry: int, signature: int, features: int, *, with_fpu: bool = True) -> bytes:
-    """A VMSA page of a vCPU of QEMU that starts at `entry`."""
+def _patches(vmm: str, entry: int) -> Mapping[int, tuple[str, int]]:
+    """What another monitor than QEMU starts a vCPU with: offset → (struct format, value)."""
+    if vmm == GCE:
+        return {0x268: ("<Q", 0x70106), _RDX: ("<Q", 0x600)}
+    rdx = 0 if vmm == EC2_UNTIL_2026 else 0x600
+    made = {0x022: ("<H", 0x92), 0x092: ("<H", 0x83), _RDX: ("<Q", rdx)}
+    return {**made, 0x012: ("<H", 0x9A)} if entry == _FIRST_ENTRY else made
+
+
+def save_area(
+    entry: int, signature: int, features: int, *, with_fpu: bool = True, vmm: str = "qemu"
+) -> bytes:
+    """A VMSA page of a vCPU that starts at `entry`."""
     page = bytearray(PAGE)
     for offset, (size, value) in _RESET_STATE.items():
         page[offset : offset + size] = value.to_bytes(size, "little")
@@ -53,18 +69,29 @@ def save_area(entry: int, signature: int, features: int, *, with_fpu: bool = Tru
     struct.pack_into("<Q", page, _RIP, entry & 0xFFFF)
     struct.pack_into("<Q", page, _RDX, signature)
     struct.pack_into("<Q", page, _FEATURES, features)
-    if with_fpu:
+    if with_fpu and vmm == "qemu":
         struct.pack_into("<I", page, _MXCSR, 0x1F80)
         struct.pack_into("<H", page, _FCW, 0x37F)
+    if vmm != "qemu":
+        for offset, (form, value) in _patches(vmm, entry).items():
+            struct.pack_into(form, page, offset, value)
     return bytes(page)
 
 
 def save_areas(
-    vcpus: int, reset: int, signature: int, features: int, *, with_fpu: bool = True
+    vcpus: int,
+    reset: int,
+    signature: int,
+    features: int,
+    *,
+    with_fpu: bool = True,
+    vmm: str = "qemu",
 ) -> list[bytes]:
     """The pages of all vCPUs: the first starts at the reset vector."""
     return [
-        save_area(reset if number else 0xFFFFFFF0, signature, features, with_fpu=with_fpu)
+        save_area(
+            reset if number else _FIRST_ENTRY, signature, features, with_fpu=with_fpu, vmm=vmm
+        )
         for number in range(vcpus)
     ]
 
@@ -103,8 +130,19 @@ class Snp:
         for offset in range(0, len(data), PAGE):
             self.page(1, (1 << 32) - len(data) + offset, data[offset : offset + PAGE])
 
-    def sections(self, sections: Sequence[tuple[int, int, int]], table: bytes, place: int) -> None:
-        """Pages of base, size and type; `table` goes to the address `place`."""
+    def sections(
+        self,
+        sections: Sequence[tuple[int, int, int]],
+        table: bytes,
+        place: int,
+        vmm: str = "qemu",
+    ) -> None:
+        """Pages of base, size and type; `table` goes to the address `place`.
+
+        EC2 adds the CPUID page after all others; GCE adds memory without measuring what is in it.
+        """
+        if vmm in (EC2, EC2_UNTIL_2026):
+            sections = sorted(sections, key=lambda section: section[2] == 3)
         for base, size, kind in sections:
             if kind == 16 and table:
                 page = bytearray(PAGE)
@@ -114,7 +152,7 @@ class Snp:
                 self.page({2: 5, 3: 6}[kind], base, None)
             else:
                 for address in range(base, base + size, PAGE):
-                    self.page(3, address, None)
+                    self.page(4 if vmm == GCE and kind == 1 else 3, address, None)
 
     def save_areas(self, areas: Sequence[bytes]) -> str:
         for area in areas:

@@ -8,11 +8,12 @@ own memory of earlier look-ups never counts, so that two machines print the same
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 from sevkit.plan import make_plan, requests
 from sevkit.project import Project
 from sevkit.recipe import Recipe
-from sevkit.sources import Pin
+from sevkit.sources import DebGroup, Pin, Request
 from sevkit.sources.pins import described
 from sevkit.stage import canonical_json
 
@@ -21,23 +22,27 @@ Inputs = Sequence[tuple[str, str]]
 
 
 def inputs_of(recipe: Recipe, project: Project) -> Inputs:
-    """Every input of a build of `recipe`, sorted: sources, files of the project, tools, stages."""
+    """Every input of a build of `recipe`, sorted: sources, files of the project, tools, stages.
+
+    Raises `RecipeError` for what is not locked, where the project must be.
+    """
     lock = project.lock(recipe)
     pins: dict[str, Sequence[Pin]] = {}
     rows: list[tuple[str, str]] = []
     for name, request in requests(recipe, project.toolchain).items():
-        text = canonical_json(described(request))
         found = lock.pins(request) if lock is not None else None
+        if found is None and lock is not None and project.locked:
+            raise lock.refusal(name, request)
         if found is None:
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            found = [Pin(f"blob:{digest}", name, None, {"kind": "unpinned"})]
-            rows.append(("unpinned", f"{name} {text}"))
+            found = _unpinned(name, request)
+            rows.append(("unpinned", f"{name} {canonical_json(described(request))}"))
         else:
             rows += [("source", f"{name} {pin.name} {pin.reference}") for pin in found]
         pins[name] = found
     if lock is not None:
         rows += [("config", f"{name} {digest}") for name, digest in lock.configs.values()]
-    plan = make_plan(recipe, project.library, pins, project.toolchain)
+    locked_config = partial(project.locked_config, lock)
+    plan = make_plan(recipe, project.library, pins, project.toolchain, locked_config)
     for reference, path in plan.local.items():
         roots = [root for root in project.library.roots if path.is_relative_to(root)]
         rows.append(("file", f"{path.relative_to(roots[0]) if roots else path.name} {reference}"))
@@ -47,6 +52,16 @@ def inputs_of(recipe: Recipe, project: Project) -> Inputs:
             rows += [("tool", f"{name}: {version}") for name, version in tools.items()]
         rows.append(("stage", f"{stage.name} {stage.key}"))
     return sorted(set(rows))
+
+
+def _unpinned(name: str, request: Request) -> Sequence[Pin]:
+    """Stand-ins for the files of a request that nobody has resolved: what it asks for, hashed."""
+    text = canonical_json(described(request))
+    reference = f"blob:{hashlib.sha256(text.encode()).hexdigest()}"
+    if isinstance(request, DebGroup):
+        origins = [{"package": package, "version": "unpinned"} for package in request.packages]
+        return [Pin(reference, origin["package"], None, origin) for origin in origins]
+    return [Pin(reference, name, None, {})]
 
 
 def key_of(inputs: Inputs) -> str:

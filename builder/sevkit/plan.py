@@ -16,12 +16,7 @@ from pathlib import Path
 
 from sevkit.errors import BuildError, RecipeError
 from sevkit.library import Library
-from sevkit.recipe import (
-    DebSourcePackage,
-    FileSource,
-    Recipe,
-    Source,
-)
+from sevkit.recipe import FileSource, Recipe, Source
 from sevkit.sandbox import ENVIRONMENT
 from sevkit.sources.pins import DebGroup, Pin, without_credentials
 from sevkit.stage import Json, Plan, PlanFunction, Stage
@@ -162,12 +157,6 @@ class _Planner:
         source = self.recipe.sources[name]
         if isinstance(source, FileSource):
             return self.local(source.file)
-        if isinstance(source, DebSourcePackage):
-            raise RecipeError(
-                f"{self.recipe.name}: sources.{name}: a source package is several files",
-                why="a kernel, an agent or ready-made firmware is taken from one file",
-                hint="name a binary package with deb, or one file with url",
-            )
         [pin] = self.pins[name]
         return pin.reference
 

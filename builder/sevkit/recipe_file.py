@@ -219,6 +219,13 @@ class _Draft:
             if node.text not in sources.table:
                 near = nearest(node.text, sources.table)
                 self._problem(node, at, f"no source is called '{node.text}'{near}")
+            elif "deb-src" in sources.table[node.text].table and not self._takes_files(at):
+                self._problem(
+                    node,
+                    at,
+                    f"{node.text} is a source package, which is several files, and one is taken "
+                    "here: name a binary package with deb, or one file with url",
+                )
         configs = self._root.get("kernel", "configs")
         for number, node in enumerate(configs.items[:LIST_LENGTH] if configs else ()):
             self._check_name(node, ("kernel", "configs", str(number)), self._library.fragment)
@@ -229,6 +236,10 @@ class _Draft:
         for at, node in self._local_files():
             if node.text == "":
                 self._problem(node, at, "must not be empty")
+
+    def _takes_files(self, at: Dotted) -> bool:
+        """Whether what names its source at `at` is made of all the files of that source."""
+        return at[0] == "firmware" and self._root.get("firmware", "platform") is not None
 
     def _check_name(self, node: Node, at: Dotted, find: Callable[[str], Path]) -> None:
         if node.text is not None:

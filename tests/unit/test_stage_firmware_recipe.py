@@ -36,6 +36,21 @@ def test_firmware_is_taken_or_compiled(project: Project) -> None:
     assert (built.flash_device, dict(built.submodules)) == ("OVMF", {})
 
 
+def test_a_source_package_is_taken_where_a_tree_is_built_and_refused_where_a_file_is(
+    project: Project,
+) -> None:
+    edk2 = '\n[sources.edk2]\ndeb-src = "edk2"\n'
+    built = '[firmware]\nsource = "edk2"\nplatform = "OvmfPkg/AmdSev/AmdSevX64.dsc"\n'
+    assert project.child(built + edk2).firmware.source == "edk2"
+    for part, line in (
+        ("firmware.source", 'firmware = { source = "edk2" }'),
+        ("kernel.source", 'kernel.source = "edk2"'),
+        ("agent.source", 'agent = { source = "edk2", member = "a" }'),
+    ):
+        refused = project.refusal(line + edk2)
+        assert f"child.toml:4: {part}: edk2 is a source package, which is" in refused
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

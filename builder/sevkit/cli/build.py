@@ -14,6 +14,7 @@ from sevkit.cli.common import (
     build_options,
     main,
     opened,
+    plan_options,
     quiet,
     shown,
     split_words,
@@ -109,15 +110,19 @@ def list_(place: Place) -> None:
 @main.command()
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @click.option("--kernel/--no-kernel", default=True, help="Also check the kernel configuration.")
+@plan_options
 @click.pass_obj
-def check(place: Place, words: tuple[str, ...], kernel: bool) -> None:
-    """Check recipes, and their kernel configuration, without building."""
+def check(place: Place, /, words: tuple[str, ...], kernel: bool, **flags: Any) -> None:
+    """Check recipes, their kernel configuration and their lock, without building."""
     targets, overrides = split_words(words)
-    with opened(place, quiet()) as project:
+    options = quiet(**flags)
+    with opened(place, options) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
+            if project.locked:
+                project.plan(recipe)
             if kernel:
-                with project.kernel_questions(recipe, quiet().settings(place)) as questions:
+                with project.kernel_questions(recipe, options.settings(place)) as questions:
                     questions.check()
             click.echo(f"{recipe.name}: correct")
 
@@ -152,13 +157,14 @@ def update(place: Place, words: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("words", nargs=-1, metavar="RECIPE [NAME=VALUE]...")
 @click.option("--why", is_flag=True, help="What changed since each stage was built last.")
+@plan_options
 @click.pass_obj
-def show(place: Place, words: tuple[str, ...], why: bool) -> None:
+def show(place: Place, /, words: tuple[str, ...], why: bool, **flags: Any) -> None:
     """Show the plan of an image: its stages, their keys, and whether they are in the store."""
     from sevkit.engine import why_stale
 
     targets, overrides = split_words(words)
-    with opened(place, quiet()) as project:
+    with opened(place, quiet(**flags)) as project:
         for name in targets or ["sev-guest"]:
             plan = project.plan(project.recipe(name, overrides))
             for stage in plan.stages:

@@ -64,7 +64,6 @@ def build_options(function: F) -> F:
             click.option("-k", "--keep-going", is_flag=True, help="Build what still can be."),
             click.option("-B", "--always-make", is_flag=True, help="Build even what is there."),
             click.option("--offline", is_flag=True, help="Touch no network."),
-            click.option("--locked", is_flag=True, help="Refuse what is not in the lock file."),
             click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
             click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
             click.option(
@@ -73,16 +72,22 @@ def build_options(function: F) -> F:
                 default="bwrap",
                 help="How build steps are confined.",
             ),
-            click.option(
-                "--toolchain",
-                default="host",
-                metavar="host|debian:SUITE",
-                help="Whose compilers build: this host's, or pinned packages of a Debian release.",
-            ),
         ]
     ):
         function = option(function)
-    return function
+    return plan_options(function)
+
+
+def plan_options(function: F) -> F:
+    """The flags of every verb that plans a build: what decides the keys of stages."""
+    locked = click.option("--locked", is_flag=True, help="Refuse what is not in the lock file.")
+    toolchain = click.option(
+        "--toolchain",
+        default="host",
+        metavar="host|debian:SUITE",
+        help="Whose compilers build: this host's, or pinned packages of a Debian release.",
+    )
+    return locked(toolchain(function))
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,9 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
         yield Project(place.folder, place.output, store, listener, tools, options.locked)
 
 
-def quiet(*, offline: bool = False) -> BuildOptions:
+def quiet(*, offline: bool = False, toolchain: str = "host", locked: bool = False) -> BuildOptions:
     """The options of a verb that builds only as a means."""
-    return BuildOptions(None, False, False, offline, False, False, "bwrap", "host")
+    return BuildOptions(None, False, False, offline, False, False, "bwrap", toolchain, locked)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

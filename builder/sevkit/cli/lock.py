@@ -12,6 +12,7 @@ from sevkit.cli.common import (
     build_options,
     main,
     opened,
+    plan_options,
     quiet,
     shown,
     split_words,
@@ -33,7 +34,7 @@ def lock(place: Place, words: tuple[str, ...], update: bool, toolchain: str) -> 
     is not in it.
     """
     targets, overrides = split_words(words)
-    options = BuildOptions(None, False, False, False, False, False, "bwrap", toolchain)
+    options = quiet(toolchain=toolchain)
     with opened(place, options) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
@@ -71,8 +72,9 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
 @main.command("cache-key")
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @click.option("--files", is_flag=True, help="List what it covers.")
+@plan_options
 @click.pass_obj
-def cache_key(place: Place, words: tuple[str, ...], files: bool) -> None:
+def cache_key(place: Place, /, words: tuple[str, ...], files: bool, **flags: Any) -> None:
     """Print what a CI cache should be keyed on: a digest of all that a build rests on.
 
     Asks nobody: a source that is not in the lock counts by what the recipe says of it.
@@ -80,7 +82,7 @@ def cache_key(place: Place, words: tuple[str, ...], files: bool) -> None:
     from sevkit.cache_key import inputs_of, key_of
 
     targets, overrides = split_words(words)
-    with opened(place, quiet()) as project:
+    with opened(place, quiet(**flags)) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
             inputs = inputs_of(recipe, project)
