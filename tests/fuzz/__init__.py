@@ -3,7 +3,9 @@
 
     mutation.py   damaged bytes from good ones, the same for the same number
     targets.py    a reader each, with the good inputs that mutations start from
+    trial.py      one input for one reader, and what counts as a crash
     __main__.py   the runner: python -m tests.fuzz TARGET --runs 100000
+    guided.py     the same readers, led by what code an input reaches
 
 A reader may answer or refuse with its own error, soon and in bounded memory; all else is a crash.
 """

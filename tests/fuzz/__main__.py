@@ -8,32 +8,17 @@ From the root of the repository. Run N of a target is the same on every host and
 """
 
 import argparse
-import resource
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from random import Random
-from types import FrameType
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "unit")]
 
 from .mutation import mutated, mutated_json  # noqa: E402
 from .targets import TARGETS, Target  # noqa: E402
-
-_MOST_SECONDS = 10
-_MOST_MEMORY = 3 << 30
-_MOST_CRASHES = 20
-
-
-class _TooLongError(Exception):
-    """One run took longer than a reader of small input ever may."""
-
-
-def _too_long(_: int, __: FrameType | None) -> None:
-    raise _TooLongError(f"more than {_MOST_SECONDS} seconds for one input")
+from .trial import Crashes, limit_this_process, memory_mib, trouble  # noqa: E402
 
 
 def _input(target: Target, number: int) -> bytes:
@@ -45,50 +30,27 @@ def _input(target: Target, number: int) -> bytes:
     return mutated(target.seeds, target.words, random)
 
 
-def _crash(target: Target, data: bytes, folder: Path) -> str:
-    """What went wrong, empty when the reader answered or refused as it should."""
-    signal.setitimer(signal.ITIMER_REAL, _MOST_SECONDS)
-    try:
-        target.run(data, folder)
-    except target.refusals as error:
-        str(error)
-    except Exception:
-        return traceback.format_exc()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return ""
-
-
 def _fuzz(target: Target, arguments: argparse.Namespace, folder: Path) -> int:
     """The number of crashes."""
-    places: set[str] = set()
-    crashes, slowest, started, done = 0, 0.0, time.monotonic(), 0
+    crashes = Crashes(target, arguments.crashes)
+    slowest, started, done = 0.0, time.monotonic(), 0
     for number in range(arguments.first, arguments.first + arguments.runs):
         before = time.monotonic()
         if before - started > arguments.seconds:
             break
         data = _input(target, number)
-        trouble = _crash(target, data, folder)
+        told = trouble(target, data, folder)
         slowest = max(slowest, time.monotonic() - before)
         done += 1
-        if not trouble:
-            continue
-        crashes += 1
-        place = "".join(line for line in trouble.splitlines(True) if line.startswith("  File "))
-        if place not in places and len(places) < _MOST_CRASHES:
-            places.add(place)
-            arguments.crashes.mkdir(parents=True, exist_ok=True)
-            kept = arguments.crashes / f"{target.name}-{number}"
-            kept.write_bytes(data)
-            print(f"{target.name} run {number}, kept as {kept}:\n{trouble}", flush=True)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        if told:
+            crashes.note(number, data, told)
     seconds = time.monotonic() - started
     print(
-        f"{target.name}: {done} runs, {crashes} crashes, {seconds:.1f} s, "
-        f"slowest {slowest:.2f} s, {memory} MiB",
+        f"{target.name}: {done} runs, {crashes.count} crashes, {seconds:.1f} s, "
+        f"slowest {slowest:.2f} s, {memory_mib()} MiB",
         flush=True,
     )
-    return crashes
+    return crashes.count
 
 
 def main() -> int:
@@ -101,17 +63,16 @@ def main() -> int:
     parser.add_argument("--again", type=Path, help="one input instead of mutations")
     arguments = parser.parse_args()
     names = list(TARGETS) if "all" in arguments.target else arguments.target
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
-    signal.signal(signal.SIGALRM, _too_long)
+    limit_this_process()
     crashes = 0
     for name in names:
         target = TARGETS[name]
         with tempfile.TemporaryDirectory() as folder:
             target.prepare(Path(folder))
             if arguments.again:
-                trouble = _crash(target, arguments.again.read_bytes(), Path(folder))
-                print(trouble or f"{name}: answered or refused")
-                crashes += bool(trouble)
+                told = trouble(target, arguments.again.read_bytes(), Path(folder))
+                print(told or f"{name}: answered or refused")
+                crashes += bool(told)
             else:
                 crashes += _fuzz(target, arguments, Path(folder))
     return min(crashes, 1)

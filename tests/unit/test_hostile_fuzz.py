@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,62 @@ def test_a_crash_would_be_kept_and_reported(tmp_path: Path) -> None:
     assert f"kept as {kept}" in done.stdout
     assert "not an SNP attestation report" in done.stdout
     assert "answered or refused" in fuzz("snp-report", "--again", kept)
+
+
+GUIDED = """
+import dataclasses, sys
+import atheris
+from tests.fuzz import guided
+from sevkit.errors import SevkitError
+
+@atheris.instrument_func
+def reader(data, _):
+    if data[:1] == b"/":
+        if data[1:2] == b" ":
+            if data[2:3] == b"/":
+                if data[3:4] == b" ":
+                    if data[4:5] == b"/":
+                        if data[5:6] == b" ":
+                            raise %s("found")
+
+target = dataclasses.replace(guided.TARGETS["snp-report"], run=reader, seeds=[b"nothing"])
+guided.TARGETS["snp-report"] = target
+guided.main()
+"""
+needs_atheris = pytest.mark.skipif(
+    find_spec("atheris") is None, reason="no atheris for this Python: no guided fuzzing was tested"
+)
+
+
+@needs_atheris
+@pytest.mark.parametrize("error", ["RuntimeError", "SevkitError"])
+def test_guided_mutations_find_what_chance_would_not(error: str, tmp_path: Path) -> None:
+    """Six bytes in a row, one after the other. A refusal behind them is no crash."""
+    words = ["snp-report", "--runs", "40000", "--crashes", tmp_path / "kept"]
+    done = subprocess.run(
+        [sys.executable, "-c", GUIDED % error, *words],
+        cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert ": 40000 guided runs" in done.stdout, done.stderr
+    kept = [path.read_bytes() for path in tmp_path.glob("kept/*")]
+    if error == "RuntimeError":
+        assert done.returncode == 1
+        assert [data[:6] for data in kept] == [b"/ / / "]
+    else:
+        assert (done.returncode, kept) == (0, [])
+
+
+@needs_atheris
+@pytest.mark.parametrize("name", ["elf", "lock", "patch"])
+def test_readers_answer_or_refuse_what_guided_mutations_make(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.guided", name, "--runs", "1000", "--crashes", tmp_path],
+        cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = re.search(r"1000 guided runs, 0 crashes, .*?, (\d+) inputs that reached", done.stdout)
+    assert told is not None
+    assert int(told[1]) > 2
 
 
 def test_an_offset_that_no_file_has_is_a_malformed_elf_file() -> None:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One input for one reader: what is wrong with how it took it."""
+
+import resource
+import signal
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .targets import Target
+
+_MOST_SECONDS = 10
+_MOST_MEMORY = 3 << 30
+_MOST_PLACES = 20
+
+
+class _TooLongError(Exception):
+    """One run took longer than a reader of small input ever may."""
+
+
+def limit_this_process() -> None:
+    """Make memory beyond what any reader may take an error, and time, too, during a trial."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    signal.signal(signal.SIGALRM, _too_long)
+
+
+def memory_mib() -> int:
+    """The most that this process ever had resident, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def trouble(target: "Target", data: bytes, folder: Path) -> str:
+    """What went wrong, empty when the reader answered or refused as it should."""
+    signal.setitimer(signal.ITIMER_REAL, _MOST_SECONDS)
+    try:
+        target.run(data, folder)
+    except target.refusals as error:
+        str(error)
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return ""
+
+
+class Crashes:
+    """Counts crashes, and keeps the input of each that happened at a place of its own."""
+
+    def __init__(self, target: "Target", folder: Path):
+        self._target = target
+        self._folder = folder
+        self._places: set[str] = set()
+        self.count = 0
+
+    def note(self, number: int, data: bytes, told: str) -> None:
+        """Run `number` went wrong with `data`, as `told`."""
+        self.count += 1
+        place = "".join(line for line in told.splitlines(True) if line.startswith("  File "))
+        if place in self._places or len(self._places) == _MOST_PLACES:
+            return
+        self._places.add(place)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        kept = self._folder / f"{self._target.name}-{number}"
+        kept.write_bytes(data)
+        print(f"{self._target.name} run {number}, kept as {kept}:\n{told}", flush=True)
+
+
+def _too_long(_: int, __: FrameType | None) -> None:
+    raise _TooLongError(f"more than {_MOST_SECONDS} seconds for one input")
