@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same readers, with mutations that go where new code was reached: atheris, on libFuzzer.
 
-    python -m tests.fuzz.guided TARGET [--runs 100000] [--seed 1] [--crashes FOLDER] [--corpus FOLDER]
+    python -m tests.fuzz.guided TARGET [--runs 100000] [--seed 1] [--corpus FOLDER]
 
 From the root of the repository. With --corpus, inputs that reached something new are kept in
 FOLDER, and taken up from there the next time.
@@ -18,17 +18,17 @@ from typing import NoReturn
 
 import atheris
 
+from .mutation import MOST_BYTES, mutated, mutated_json
+from .trial import Crashes, limit_this_process, memory_mib, trouble
+
 sys.path[:0] = [str(Path(__file__).parent.parent / "unit")]
 
 with atheris.instrument_imports(include=["sevkit"]):
     from .targets import TARGETS, Target
 
-from .mutation import MOST_BYTES, mutated, mutated_json
-from .trial import Crashes, limit_this_process, memory_mib, trouble
-
 
 def _mutate(target: Target, data: bytes, most: int, seed: int) -> bytes:
-    """libFuzzer's mutations and our own, which know what means something to the reader, in turns."""
+    """libFuzzer's mutations and, in turns, our own, which know the words of the reader."""
     random = Random(seed)
     if random.random() < 0.5:
         return bytes(atheris.Mutate(data, most))
