@@ -23,6 +23,8 @@ _TRAILER = b"TRAILER!!!"
 _PATH_MAX = 4096
 _NAME_MAX = 255
 _SIZE_MAX = 2**32 - 1
+_ID_MAX = 2**32 - 2
+"""One more is -1, which chown(2), by which the kernel gives files away, takes for "as it is"."""
 _BLOCK = 512
 _CHUNK = 1 << 20
 
@@ -108,7 +110,8 @@ def write(entries: Iterable[Entry], stream: BinaryIO) -> Written:
 
     Raises `BuildError` for a path that appears twice, that the kernel can't unpack (a name over
     255 bytes, a path over 4095), that is below something else than a directory, or that is not
-    absolute and plain; for a file of 4 GiB or more; and for one that changes while it is read.
+    absolute and plain; for a root that is no directory; for an owner or group over 2^32 - 2; for a
+    file of 4 GiB or more; and for one that changes while it is read.
     """
     by_path = _with_parents(entries)
     writer = _Writer(stream)
@@ -127,9 +130,11 @@ def _with_parents(entries: Iterable[Entry]) -> dict[str, Entry]:
             if path in by_path:
                 raise BuildError(f"{path} would be in the archive twice")
             by_path[path] = entry
+        if "/" in names and not isinstance(entry, Directory):
+            raise BuildError("/ can't be in the archive: the root is a directory")
         if not 0 <= entry_mode(entry) <= 0o7777:
             raise BuildError(f"{entry.path}: {entry_mode(entry):o} is not a file mode")
-        if not (0 <= entry.uid < 2**32 and 0 <= entry.gid < 2**32):
+        if not (0 <= entry.uid <= _ID_MAX and 0 <= entry.gid <= _ID_MAX):
             raise BuildError(f"{entry.path}: {entry.uid}:{entry.gid} is not an owner and a group")
     for path in list(by_path):
         parent = path.rpartition("/")[0]

@@ -22,7 +22,8 @@ _HOPS = 40
 """Symbolic links on the way to one path; Linux's limit too."""
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
-_IDS = 1 << 32
+_IDS = (1 << 32) - 1
+"""Owners are below: all bits set is -1, which is nobody (INVALID_UID of Linux)."""
 _TIMES = 1 << 63
 _DEVICES = 1 << 12, 1 << 20
 _NAME_BYTES = 255

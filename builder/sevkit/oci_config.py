@@ -183,7 +183,7 @@ def _user(text: str, accounts: Accounts) -> tuple[dict[str, Json], str]:
         if name
         else [row for row in _rows(accounts.passwd, 7) if row[2] == "0"]
     )
-    if name and not name.isdecimal() and not known:
+    if name and not known and not _is_id(name):
         raise RecipeError(
             f"the image's /etc/passwd has no user '{name}'", hint="give numbers: --user 1000:1000"
         )
@@ -205,7 +205,7 @@ def _group(text: str, accounts: Accounts) -> int:
     for row in _rows(accounts.group, 4):
         if row[0] == text:
             return int(row[2])
-    if text.isdecimal():
+    if _is_id(text):
         return int(text)
     raise RecipeError(
         f"the image's /etc/group has no group '{text}'", hint="give numbers: --user 1000:1000"
@@ -222,7 +222,8 @@ def _rows(text: str, fields: int) -> list[list[str]]:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) < 1 << 32
+    """Whether a user or group can have this number; -1, as 32 bits, means none (setresuid(2))."""
+    return text.isascii() and text.isdecimal() and int(text) < (1 << 32) - 1
 
 
 def _object(value: Mapping[str, Json], key: str) -> Mapping[str, Json]:

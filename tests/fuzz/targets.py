@@ -148,7 +148,7 @@ def random_tree(random: Random) -> list[Entry]:
     entries: list[Entry] = []
     for _ in range(random.randrange(8)):
         number = random.choice(
-            (0, 0, 0, 1000, (1 << 32) - 1, *([1 << 32] * (random.random() < 0.1)))
+            (0, 0, 0, 1000, (1 << 32) - 2, *([(1 << 32) - 1] * (random.random() < 0.1)))
         )
         mode = random.choice((0, 0o644, 0o755, 0o7777))
         kind = random.randrange(4)

@@ -112,6 +112,9 @@ def test_the_answer_of_write_tells_sizes_and_digests() -> None:
         ([File(path="/a/../b", data=b"")], "not an absolute path"),
         ([File(path="/a//b", data=b"")], "not an absolute path"),
         ([File(path="/a/", data=b"")], "not an absolute path"),
+        ([File(path="/", data=b"")], "the root is a directory"),
+        ([File(path="/a", data=b"", links=("/",))], "the root is a directory"),
+        ([Symlink(path="/", target="/a")], "the root is a directory"),
         ([File(path="/a\0b", data=b"")], "NUL"),
         ([File(path="/TRAILER!!!", data=b"")], "mark of an archive's end"),
         ([File(path="/" + "n" * 256, data=b"")], "longer than"),
@@ -123,6 +126,8 @@ def test_the_answer_of_write_tells_sizes_and_digests() -> None:
         ([Node(path="/a", kind="char", major=4096)], "not a device number"),
         ([File(path="/a", data=b"", mode=0o10000)], "not a file mode"),
         ([File(path="/a", data=b"", uid=-1)], "not an owner"),
+        ([File(path="/a", data=b"", uid=2**32 - 1)], "not an owner"),
+        ([Symlink(path="/a", target="b", gid=2**32 - 1)], "not an owner"),
         ([File(path="/a", data=Path("/nonexistent/file"))], "No such file"),
     ],
 )
@@ -130,6 +135,7 @@ def test_what_the_kernel_could_not_unpack_is_refused(entries: list[Entry], reaso
     with pytest.raises(BuildError, match=reason):
         archive_of(entries)
     archive_of([File(path="/" + "n" * 255, data=b""), Symlink(path="/l", target="x" * 4095)])
+    archive_of([Directory(path="/", uid=2**32 - 2, gid=2**32 - 2)])
 
 
 def test_a_file_of_4_gib_is_refused_and_a_sparse_one_below_is_not(tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def test_a_path_through_a_link_stays_inside(add: Callable[..., FileTree]) -> Non
             "ring of symbolic links",
         ),
         ([row("node", tarfile.BLKTYPE, devmajor=5000, devminor=0)], "device number"),
+        ([row("whose", uid=2**32 - 1)], "belongs to 4294967295:0, which is no owner"),
+        ([row("whose", gid=2**32)], "belongs to 0:4294967296, which is no owner"),
         ([row("big", pax_headers={"SCHILY.xattr.user.a": "v" * 3000})], "extended attributes"),
     ],
 )
@@ -119,7 +121,7 @@ def test_an_entry_that_no_tree_takes_is_refused_and_named(
     with pytest.raises(SourceError, match=why) as caught:
         add(*GOOD, *rows)
     assert caught.value.what.startswith("a-layer.tar: the entry '")
-    assert add(*GOOD).read("bin/su") == b"su"
+    assert add(*GOOD, row("whose", uid=2**32 - 2)).read("bin/su") == b"su"
 
 
 def test_a_bomb_meets_the_limits(

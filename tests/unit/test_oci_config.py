@@ -67,6 +67,14 @@ def test_a_user_or_group_that_the_image_does_not_know_is_refused(user: str) -> N
         made(user=user)
 
 
+@pytest.mark.parametrize("number", ["4294967295", "99999999999", "٣", "²"])
+def test_a_number_that_no_user_has_is_refused(number: str) -> None:
+    assert made(user="4294967294:4294967294")["process"]["user"]["gid"] == 4294967294
+    for user in (number, f"0:{number}"):
+        with pytest.raises(RecipeError, match=f"has no (user|group) '{number}'"):
+            made(user=user)
+
+
 @pytest.mark.parametrize("value", ["sh", [1], {"a": 1}, [["sh"]]])
 def test_an_image_configuration_of_another_shape_is_refused(value: object) -> None:
     with pytest.raises(RecipeError, match="'Cmd' that is no list"):
