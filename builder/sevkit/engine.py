@@ -309,7 +309,6 @@ class Engine:
                 runner = SandboxRunner(
                     title=stage.name,
                     work=scratch / "work",
-                    out=scratch / "out",
                     inputs=inputs,
                     log=log,
                     jobs=self._settings.jobs,

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from sevkit.errors import BuildError, RecipeError
+from sevkit.within import within
 
 _FIELD = re.compile(r"^([A-Za-z][A-Za-z-]*):(?:\s+(.*))?$")
 _KNOWN_FIELDS = frozenset(
@@ -505,10 +506,11 @@ class _Application:
 
 
 def _copy(source: Path, destination: Path, path: PurePosixPath) -> bool:
-    if not (source / path).is_file():
+    original, copy = within(source, path), within(destination, path)
+    if not original.is_file():
         return False
-    (destination / path).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source / path, destination / path)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(original, copy)
     return True
 
 

@@ -287,7 +287,6 @@ class Project:
             runner = SandboxRunner(
                 title="kconfig",
                 work=scratch,
-                out=scratch,
                 inputs={"tree": tree, **fragments},
                 log=settings.logs / "kconfig.log",
                 jobs=settings.jobs,

@@ -2,9 +2,10 @@
 """The one place that runs the commands of a build step, shut off from everything undeclared.
 
 A command sees /usr and a few files of /etc read-only (the host's, or those of a root file system
-that takes its place), the inputs of its stage, and its own work and output folders; no network, no
-home, no environment but a fixed one. bubblewrap does the shutting off (bwrap(1)); without it
-commands run in the same environment but unconfined, and only when the user asked for that.
+that takes its place), the inputs of its stage, and its own work folder, the only one that it can
+write to; no network, no home, no environment but a fixed one. bubblewrap does the shutting off
+(bwrap(1)); without it commands run in the same environment but unconfined, and only when the user
+asked for that.
 """
 
 import contextlib
@@ -127,7 +128,6 @@ class SandboxRunner:
         *,
         title: str,
         work: Path,
-        out: Path,
         inputs: Mapping[str, Path],
         log: Path,
         jobs: int,
@@ -139,7 +139,6 @@ class SandboxRunner:
     ):
         self._title = title
         self._work = work
-        self._out = out
         self._inputs = inputs
         self._log = log
         self._jobs = jobs
@@ -252,8 +251,7 @@ class SandboxRunner:
             options += ["--ro-bind-try", str(root / path.lstrip("/")), path]
         for readable in dict.fromkeys([*self._inputs.values(), *reading]):
             options += ["--ro-bind", str(readable), str(readable)]
-        for writable in (self._work, self._out):
-            options += ["--bind", str(writable), str(writable)]
+        options += ["--bind", str(self._work), str(self._work)]
         return [*options, "--chdir", str(cwd), "--", *command]
 
 

@@ -163,7 +163,10 @@ class Runner(Protocol):
 
     @property
     def work(self) -> Path:
-        """An empty private folder, removed after the stage; the only writable one beside `out`."""
+        """An empty private folder, removed after the stage; the only one that commands can write.
+
+        What they leave in it is not to be trusted: see `sevkit.within`.
+        """
 
     @property
     def jobs(self) -> int:
@@ -188,8 +191,8 @@ class Runner(Protocol):
         """Run a command in the sandbox: no network, fixed environment, output to the log.
 
         `env` adds to the fixed environment (LC_ALL=C, TZ=UTC, SOURCE_DATE_EPOCH=0, PATH, HOME).
-        `on_line` sees each line of output. The stage's inputs, `work` and `out` are visible under
-        their own paths; `reading` makes more paths visible, read-only.
+        `on_line` sees each line of output. The stage's inputs and `work` are visible under their
+        own paths; `reading` makes more paths visible, read-only.
 
         Raises `BuildError` with the command, the status and the last lines that matter.
         """

@@ -49,7 +49,6 @@ def built(deb: Path, place: Path, member: str, *modes: str) -> Path:
     run = SandboxRunner(
         title="firmware",
         work=place / "work",
-        out=place / "out",
         inputs={"source": deb},
         log=place / "log",
         jobs=1,

@@ -122,7 +122,6 @@ class Firmware:
         run = SandboxRunner(
             title="firmware",
             work=place / "work",
-            out=place / "out",
             inputs=inputs,
             log=place / "log",
             jobs=2,

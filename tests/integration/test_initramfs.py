@@ -72,7 +72,6 @@ class Workshop:
         run = SandboxRunner(
             title=stage.name,
             work=place / "work",
-            out=place / "out",
             inputs=inputs,
             log=place / "log",
             jobs=jobs,

@@ -93,7 +93,6 @@ class Kernel:
         run = SandboxRunner(
             title="kernel",
             work=place / "work",
-            out=place / "out",
             inputs=everything,
             log=place / "log",
             jobs=2,

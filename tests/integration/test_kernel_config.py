@@ -44,7 +44,6 @@ def runner(folder: Path, inputs: Mapping[str, Path]) -> SandboxRunner:
     return SandboxRunner(
         title="kernel",
         work=folder / "work",
-        out=folder / "out",
         inputs=inputs,
         log=folder / "log",
         jobs=2,

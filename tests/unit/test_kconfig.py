@@ -230,7 +230,6 @@ def ask(tmp_path: Path) -> Callable[[str], Model]:
     run = SandboxRunner(
         title="kconfig",
         work=work,
-        out=tmp_path / "out",
         inputs={},
         log=tmp_path / "log",
         jobs=1,

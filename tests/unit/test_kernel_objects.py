@@ -38,7 +38,6 @@ class Trees:
         return SandboxRunner(
             title="kernel",
             work=work,
-            out=work,
             inputs={},
             log=work / "log",
             jobs=1,

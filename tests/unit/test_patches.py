@@ -59,7 +59,6 @@ class Case:
         self.run = SandboxRunner(
             title="kernel",
             work=folder / "work",
-            out=folder / "out",
             inputs={},
             log=folder / "log",
             jobs=1,

@@ -26,7 +26,7 @@ MakeRunner = Callable[..., SandboxRunner]
 
 @pytest.fixture
 def make_runner(tmp_path: Path) -> MakeRunner:
-    for name in ("work", "out", "input"):
+    for name in ("work", "input"):
         (tmp_path / name).mkdir()
 
     def make(
@@ -35,7 +35,6 @@ def make_runner(tmp_path: Path) -> MakeRunner:
         return SandboxRunner(
             title="step",
             work=tmp_path / "work",
-            out=tmp_path / "out",
             inputs={"in": tmp_path / "input"},
             log=tmp_path / "log",
             jobs=1,
@@ -88,9 +87,8 @@ def test_inputs_are_read_only_and_what_was_not_declared_is_not_there(
     runner = make_runner()
     (tmp_path / "undeclared").write_text("secret")
     (tmp_path / "input" / "file").write_text("given")
-    script = f"cat {tmp_path}/input/file > {tmp_path}/out/copy"
-    runner(["sh", "-c", script], cwd=runner.work)
-    assert (tmp_path / "out" / "copy").read_text() == "given"
+    runner(["sh", "-c", f"cat {tmp_path}/input/file > copy"], cwd=runner.work)
+    assert (tmp_path / "work" / "copy").read_text() == "given"
     with pytest.raises(BuildError, match="status"):
         runner(["cat", tmp_path / "undeclared"], cwd=runner.work)
     runner(["cat", tmp_path / "undeclared"], cwd=runner.work, reading=[tmp_path / "undeclared"])
@@ -122,18 +120,17 @@ def test_a_step_is_alone_on_a_machine_without_network_home_or_neighbours(
     assert not output_of(runner, "ls -A /tmp | grep file || true")
 
 
-def test_a_step_can_write_to_its_work_and_output_only(
-    make_runner: MakeRunner, tmp_path: Path
-) -> None:
+def test_a_step_can_write_to_its_work_folder_only(make_runner: MakeRunner, tmp_path: Path) -> None:
     runner = make_runner()
     places = ["/usr", "/bin/sh", "/etc/ld.so.conf.d", "/proc/sys/kernel", str(tmp_path / "input")]
     for place in places:
         script = f"test -d {place} && touch {place}/new || echo >> {place}"
         with pytest.raises(BuildError):
             runner(["sh", "-c", script], cwd=runner.work)
-    runner(["sh", "-c", f"touch made {tmp_path}/out/made"], cwd=runner.work)
+    runner(["touch", "made"], cwd=runner.work)
     assert (tmp_path / "work" / "made").exists()
-    assert (tmp_path / "out" / "made").exists()
+    runner(["sh", "-c", f"mkdir -p {tmp_path}/out; touch {tmp_path}/out/made"], cwd=runner.work)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_cancelled_step_dies_with_all_its_children(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sevkit.errors import BuildError
 from sevkit.kconfig.fragment import Demand, Merged, same_value
+from sevkit.within import file_within
 
 _SET = re.compile(r'^CONFIG_(\w+)=([ymn]|-?\d+|0[xX][0-9a-fA-F]+|"(?:[^"\\]|\\.)*")$')
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
@@ -34,7 +35,7 @@ class Lost:
 
 def read_config(path: Path) -> dict[str, str]:
     """The values in a `.config`; see `values_of`."""
-    return values_of(path.read_text(encoding="utf-8"), str(path))
+    return values_of(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
 def values_of(text: str, name: str = ".config") -> dict[str, str]:
@@ -82,6 +83,7 @@ def defined_symbols(tree: Path, arch: str = "x86") -> frozenset[str]:
             folder_names.clear()
         for name in file_names:
             if name.startswith("Kconfig"):
-                text = Path(folder, name).read_text(encoding="utf-8", errors="replace")
+                path = file_within(tree, *inside, name)
+                text = path.read_text(encoding="utf-8", errors="replace")
                 names.update(_DEFINITION.findall(text))
     return frozenset(names)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from sevkit.errors import BuildError, HostError
 from sevkit.kconfig.dotconfig import read_config
 from sevkit.kconfig.fragment import Merged
+from sevkit.within import file_within, place_within
 
 MAKE_VARIABLES = (
     "ARCH=x86_64",
@@ -45,6 +46,7 @@ _ENVIRONMENT = {
     "RUSTC": "not-used",
     "RUSTC_VERSION_TEXT": "",
 }
+_REQUEST, _ANSWER = "kconfig-request.json", "kconfig-answer.json"
 Facts = Mapping[str, Any]
 
 
@@ -69,8 +71,9 @@ def version_of(tree: Path) -> str:
     Raises `BuildError` when it is no kernel tree.
     """
     try:
-        lines = (tree / "Makefile").read_text(encoding="utf-8").splitlines()[:10]
-    except OSError as error:
+        makefile = file_within(tree, "Makefile")
+        lines = makefile.read_text(encoding="utf-8", errors="replace").splitlines()[:10]
+    except (OSError, BuildError) as error:
         raise BuildError("the kernel's source has no Makefile: it is no kernel tree") from error
     parts = dict(re.findall(r"^([A-Z]+) *= *(\S*)$", "\n".join(lines), re.M))
     if not {"VERSION", "PATCHLEVEL", "SUBLEVEL"} <= parts.keys():
@@ -85,14 +88,14 @@ def configure(tree: Path, merged: Merged, folder: Path, run: Run) -> Path:
     `folder` gets `.config` and the configurator: `tree` itself, or another folder that leaves
     `tree` untouched.
     """
-    demanded = folder / "demanded.config"
+    demanded = place_within(folder, "demanded.config")
     demanded.write_text(merged.text, encoding="utf-8")
     command: list[str | Path] = ["make", "-C", tree, *MAKE_VARIABLES]
     if folder != tree:
         command.append(f"O={folder}")
     run([*command, f"KCONFIG_ALLCONFIG={demanded}", "allnoconfig"], cwd=folder, reading=[tree])
-    demanded.unlink()
-    return folder / ".config"
+    demanded.unlink(missing_ok=True)
+    return file_within(folder, ".config")
 
 
 def take_locked(tree: Path, config: Path, run: Run) -> Path:
@@ -100,9 +103,9 @@ def take_locked(tree: Path, config: Path, run: Run) -> Path:
 
     Raises `BuildError` when this tree or this compiler would change a symbol of it.
     """
-    place = tree / ".config"
-    shutil.copyfile(config, place)
+    shutil.copyfile(config, place_within(tree, ".config"))
     run(["make", "-C", tree, *MAKE_VARIABLES, "olddefconfig"], cwd=tree)
+    place = file_within(tree, ".config")
     wanted, found = read_config(config), read_config(place)
     changed = [name for name in wanted | found if wanted.get(name) != found.get(name)]
     if changed:
@@ -153,7 +156,7 @@ class Model:
         spec = importlib.util.find_spec("kconfiglib")
         if spec is None or spec.origin is None:
             raise HostError("the Python package kconfiglib is missing", hint="reinstall sevkit")
-        asked, answered = self.work / "kconfig-request.json", self.work / "kconfig-answer.json"
+        asked, answered = (place_within(self.work, name) for name in (_REQUEST, _ANSWER))
         settings = {"top": "Kconfig", "config": str(self.config)}
         asked.write_text(json.dumps({**settings, **request}), encoding="utf-8")
         script = Path(__file__).with_name("inside.py")
@@ -172,15 +175,21 @@ class Model:
             },
             reading=reading,
         )
-        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+        try:
+            answer = json.loads(file_within(self.work, _ANSWER).read_bytes())
+            if not isinstance(answer, dict) or not ("error" in answer or request.keys() & answer):
+                raise ValueError("what they run spoilt the answer")
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(version, str(error)) from error
         if "error" in answer:
-            raise BuildError(
-                f"the Kconfig files of linux {version} can't be read", why=answer["error"]
-            )
+            raise _unreadable(version, str(answer["error"]))
         return answer
 
     def _compiler(self) -> str:
-        match = re.search(
-            r'^CONFIG_CC_VERSION_TEXT="(.*)"$', self.config.read_text(encoding="utf-8"), re.M
-        )
+        text = self.config.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r'^CONFIG_CC_VERSION_TEXT="(.*)"$', text, re.M)
         return match[1] if match else ""
+
+
+def _unreadable(version: str, why: str) -> BuildError:
+    return BuildError(f"the Kconfig files of linux {version} can't be read", why=why)

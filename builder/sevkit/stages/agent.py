@@ -20,12 +20,14 @@ from sevkit.archive import extract_member
 from sevkit.elf import X86_64, Elf, is_elf
 from sevkit.errors import BuildError
 from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.within import file_within, within
 
 VERSION = 1
 
 TOOLS = {"gcc": "gcc", "make": "make", "strip": "binutils"}
 _SPDX_LINE = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+() -]*[A-Za-z0-9.+)])")
 _HEAD_BYTES = 4096
+_STRIPPED = "stripped"
 
 
 def plan_agent(planner: Planner) -> Stage:
@@ -58,7 +60,8 @@ def build_agent(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
     program = out / "agent"
     if "folder" in inputs:
         binary = str(stage.params["binary"])
-        _compile(binary, inputs["folder"], inputs["sysroot"] / "root", program, run)
+        made = _compile(binary, inputs["folder"], inputs["sysroot"] / "root", run)
+        shutil.copyfile(made, program)
         title, licence = binary, _stated_licences(inputs["folder"])
     else:
         params: Mapping[str, Any] = stage.params
@@ -76,7 +79,7 @@ def build_agent(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
     (out / "agent.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 
-def _compile(binary: str, folder: Path, sysroot: Path, program: Path, run: Runner) -> None:
+def _compile(binary: str, folder: Path, sysroot: Path, run: Runner) -> Path:
     """Compile a copy, by paths relative to it, so that no place of this machine gets into it."""
     source = run.work / "source"
     shutil.copytree(folder, source, symlinks=True)
@@ -91,14 +94,15 @@ def _compile(binary: str, folder: Path, sysroot: Path, program: Path, run: Runne
     argv: list[str | Path] = ["make", "-C", source, f"-j{run.jobs}", "CC=gcc", "O=../build"]
     argv += [f"CFLAGS_EXTRA=--sysroot=../sysroot {mapping}", "LDFLAGS_EXTRA=--sysroot=../sysroot"]
     run(argv, cwd=run.work)
-    made = run.work / "build" / binary
+    made = within(run.work, "build", binary)
     if not made.is_file():
         raise BuildError(
             f"the agent's Makefile did not make {binary}",
             why=f"it was called with O=../build and {binary} is not there",
             hint="put the program at $(O)/<agent.binary>, or mend agent.binary",
         )
-    run(["strip", "--strip-all", "-o", program, made], cwd=run.work)
+    run(["strip", "--strip-all", "-o", _STRIPPED, made], cwd=run.work)
+    return file_within(run.work, _STRIPPED)
 
 
 def _make_writable(folder: Path) -> None:

@@ -17,6 +17,7 @@ from sevkit.sandbox import ENVIRONMENT
 from sevkit.stage import Json, Planner, Runner, Stage
 from sevkit.stages.edk2_source import SourceTree, plan_source, prepare_source
 from sevkit.stages.firmware import publish_firmware
+from sevkit.within import file_within, place_within, within
 
 VERSION = 2
 
@@ -72,7 +73,7 @@ def build_edk2(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner)
     source = prepare_source(stage, inputs, run, _folder_in(run.work))
     platform, target = str(stage.params["platform"]), str(stage.params["target"])
     toolchain = str(stage.params["toolchain"])
-    description = source.path / platform
+    description = within(source.path, platform)
     if not description.is_file():
         raise BuildError(
             f"the firmware's source has no platform {platform}",
@@ -81,11 +82,12 @@ def build_edk2(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner)
         )
     tools = inputs["tools"] / "BaseTools"
     _configure(source.path, tools)
-    place = source.path / _output_directory(description) / f"{target}_{toolchain}"
+    output = _output_directory(description)
+    place = within(source.path, output, f"{target}_{toolchain}")
     _fix_cookies(place)
     _compile(stage, source.path, tools, run)
-    volumes = place / "FV"
-    image = volumes / f"{stage.params['flash_device']}.fd"
+    volumes = within(source.path, output, f"{target}_{toolchain}", "FV")
+    image = within(volumes, f"{stage.params['flash_device']}.fd")
     if not image.is_file():
         made = ", ".join(sorted(path.stem for path in volumes.glob("*.fd")))
         raise BuildError(
@@ -94,7 +96,7 @@ def build_edk2(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner)
             hint="mend firmware.flash_device",
         )
     for path in (image, *volumes.glob("*.Fv")):
-        if os.fsencode(run.work) in path.read_bytes():
+        if os.fsencode(run.work) in file_within(volumes, path).read_bytes():
             raise BuildError(f"{path.name} of the firmware holds a path of this machine")
     title = f"{stage.params['source']}: {platform}"
     publish_firmware(image, title, stage.params["modes"], out, _record(stage, source))
@@ -141,12 +143,14 @@ def _configure(tree: Path, tools: Path) -> None:
 
     Also maps the tree's path away in whatever a compiler may write down (``__FILE__``).
     """
-    conf = tree / "Conf"
+    conf = within(tree, "Conf")
     conf.mkdir(exist_ok=True)
     for name in _CONFIGURATION:
-        text = (tools / "Conf" / f"{name}.template").read_text(encoding="utf-8")
+        template = file_within(tools, "Conf", f"{name}.template")
+        text = template.read_text(encoding="utf-8", errors="surrogateescape")
         text = _FLAGS.sub(rf"\1 -ffile-prefix-map={tree}=.", text)
-        (conf / f"{name}.txt").write_text(text, encoding="utf-8")
+        target = place_within(conf, f"{name}.txt")
+        target.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _output_directory(description: Path) -> str:
@@ -165,13 +169,13 @@ def _fix_cookies(place: Path) -> None:
     Nobody who has the image can be kept from reading them: they protect against accidents, and
     only as long as `PYTHONHASHSEED` is fixed does each module get the same one.
     """
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     for bits in (32, 64):
         values = [
             int.from_bytes(hashlib.sha256(f"{bits}:{number}".encode()).digest()[: bits // 8])
             for number in range(_COOKIES)
         ]
-        (place / f"StackCookieValues{bits}.json").write_text(json.dumps(values))
+        place_within(place, f"StackCookieValues{bits}.json").write_text(json.dumps(values))
 
 
 def _compile(stage: Stage, tree: Path, tools: Path, run: Runner) -> None:
@@ -217,19 +221,21 @@ def _expected_modules(tree: Path, description: Path) -> Iterator[str]:
     """The modules that the flash description puts into the image whatever the macros say."""
     text = description.read_text(encoding="utf-8", errors="replace")
     match = re.search(r"^\s*FLASH_DEFINITION\s*=\s*(\S+)", text, re.M)
-    if match is not None and (tree / match[1]).is_file():
-        yield from _unconditional(tree, tree / match[1])
+    if match is not None and (flash := within(tree, match[1])).is_file():
+        yield from _unconditional(tree, flash, {flash})
 
 
-def _unconditional(tree: Path, path: Path) -> Iterator[str]:
+def _unconditional(tree: Path, path: Path, seen: set[Path]) -> Iterator[str]:
     depth = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         directive = _DIRECTIVE.match(line)
         if directive:
             word = directive[1].lower()
             depth += (word.startswith("if")) - (word == "endif")
-            included = tree / directive[2]
-            if word == "include" and depth == 0 and included.is_file():
-                yield from _unconditional(tree, included)
+            if word == "include" and depth == 0:
+                included = within(tree, directive[2])
+                if included not in seen and included.is_file():
+                    seen.add(included)
+                    yield from _unconditional(tree, included, seen)
         elif depth == 0 and (match := _INF.match(line)):
             yield match[1]

@@ -18,9 +18,11 @@ from sevkit.errors import BuildError, RecipeError
 from sevkit.recipe import DebSource
 from sevkit.stage import Json, Planner, Runner, Stage
 from sevkit.stages.patched import only_folder, plan_series, planned_series
+from sevkit.within import within
 
 _DEBIAN = re.compile(r"\.debian\.tar\.[a-z0-9]+$")
 _CHANGELOG = re.compile(r"^(\S+) \((\S+)\)")
+_LINE_BYTES = 4096
 _LEFT_OUT = re.compile(
     r"([^/]+/)?CryptoPkg/Library/(OpensslLib/openssl/(demos|doc|fuzz|test)|MbedTlsLib/mbedtls/tests)/"
 )
@@ -114,7 +116,7 @@ def _lay_out(
     def told(done: int, total: int | None) -> None:
         run.progress(done, total, f"unpacking {'edk2' if place == '.' else place}")
 
-    tree = root / place
+    tree = within(root, place)
     debian = [name for name in archives if _DEBIAN.search(name)]
     mains = [name for name in archives if name not in debian]
     if len(mains) != 1:
@@ -143,16 +145,16 @@ def _lay_out(
 
 
 def _debian_version(tree: Path) -> str | None:
-    changelog = tree / "debian" / "changelog"
+    changelog = within(tree, "debian/changelog")
     if not changelog.is_file():
         return None
-    with changelog.open(encoding="utf-8") as file:
-        match = _CHANGELOG.match(file.readline())
+    with changelog.open(encoding="utf-8", errors="replace") as file:
+        match = _CHANGELOG.match(file.readline(_LINE_BYTES))
     return match[2] if match else None
 
 
 def _debian_series(tree: Path) -> patches.Series | None:
-    folder = tree / "debian" / "patches"
-    if not (folder / "series").is_file():
+    folder = within(tree, "debian/patches")
+    if not within(tree, folder, "series").is_file():
         return None
     return patches.read_series(folder, headers=False)

@@ -13,6 +13,7 @@ from sevkit import patches
 from sevkit.errors import BuildError
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.edk2_source import plan_source, prepare_source
+from sevkit.within import place_within, tree_within
 
 VERSION = 1
 
@@ -62,16 +63,18 @@ def build_edk2_tools(stage: Stage, inputs: Mapping[str, Path], out: Path, run: R
         cwd=source.path,
         on_line=lambda line: run.progress(0, None, f"BaseTools: {line.split(' ', 1)[0]}"),
     )
-    kept = out / "BaseTools"
-    for name in _KEPT:
-        shutil.copytree(tools / name, kept / name, symlinks=True)
-    shutil.copytree(tools / _PROGRAMS, kept / _PROGRAMS)
+    made = place_within(run.work, "made")
+    made.mkdir()
+    kept = made / "BaseTools"
+    for name in (*_KEPT, _PROGRAMS):
+        shutil.copytree(tree_within(tools, name), kept / name, symlinks=True)
     if not any((kept / _PROGRAMS).iterdir()):
         raise BuildError("edk2's BaseTools made no program")
     run(
         [
-            *("python3", "-m", "compileall", "-q", "-s", str(out), f"-j{run.jobs}"),
+            *("python3", "-I", "-m", "compileall", "-q", "-s", str(made), f"-j{run.jobs}"),
             *("--invalidation-mode", "unchecked-hash", kept / "Source" / "Python"),
         ],
-        cwd=out,
+        cwd=made,
     )
+    shutil.copytree(tree_within(kept), out / "BaseTools", symlinks=True)

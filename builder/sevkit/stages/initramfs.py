@@ -96,7 +96,7 @@ def build_initramfs(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Ru
     run.progress(1, 4, "checking")
     verify(ArchiveTree(cpio.read(archive)))
     run.progress(2, 4, "compressing")
-    packed = out / "initramfs"
+    packed = run.work / "packed"
     compress(
         params["compression"],
         params["level"],
@@ -116,6 +116,7 @@ def build_initramfs(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Ru
         "archive_sha256": _sha256(archive),
         "paths": len(contents["paths"]),
     }
+    packed.rename(out / "initramfs")
     _write_json(out / "contents.json", contents)
     _write_json(out / "initramfs.json", facts)
     run.progress(4, 4)

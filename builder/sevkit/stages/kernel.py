@@ -18,6 +18,7 @@ from sevkit.errors import BuildError, RecipeError
 from sevkit.stage import Json, Planner, Runner, Stage
 from sevkit.stages.kernel_objects import Objects
 from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
+from sevkit.within import file_within, place_within
 
 VERSION = 1
 
@@ -166,7 +167,7 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     if "initramfs" in inputs:
         compression = _of_initramfs(stage, "compression")
         archive = inputs["initramfs"] / "initramfs"
-        shutil.copyfile(archive, source.path / _builtin_name(compression))
+        shutil.copyfile(archive, place_within(source.path, _builtin_name(compression)))
     config = config_path.read_bytes()
     try:
         _compile(
@@ -175,7 +176,7 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     finally:
         if objects is not None:
             objects.leave(run)
-    if config_path.read_bytes() != config:
+    if file_within(source.path, ".config").read_bytes() != config:
         raise BuildError("the kernel's configuration changed while it was compiled")
     _publish(stage, source, unmet, out)
 
@@ -238,7 +239,7 @@ def _compile(tree: Path, run: Runner, expected: set[str] | None) -> None:
 
 def _expected_objects(tree: Path, run: Runner) -> set[str]:
     """The object files that the configured tree will make, nearly all: for the progress bar."""
-    lister = run.work / "objects.mk"
+    lister = place_within(run.work, "objects.mk")
     shutil.copyfile(Path(__file__).with_name("objects.mk"), lister)
     expected: set[str] = set()
 
@@ -253,17 +254,18 @@ def _expected_objects(tree: Path, run: Runner) -> set[str]:
 
 
 def _publish(stage: Stage, source: SourceTree, unmet: list[str], out: Path) -> None:
-    image = source.path / "arch" / "x86" / "boot" / "bzImage"
-    _check_no_path(image.parent / "compressed" / "vmlinux.bin", source.path)
+    image = file_within(source.path, "arch/x86/boot/bzImage")
+    unpacked = file_within(source.path, "arch/x86/boot/compressed/vmlinux.bin")
+    _check_no_path(unpacked, source.path)
     shutil.copyfile(image, out / "vmlinuz")
-    config = (source.path / ".config").read_bytes()
+    config = file_within(source.path, ".config").read_bytes()
     if str(source.path).encode() in config:
         raise BuildError("the kernel's configuration holds a path of this machine")
     (out / "config").write_bytes(config)
-    release = source.path / "include" / "config" / "kernel.release"
-    values = kconfig.values_of(config.decode())
+    release = file_within(source.path, "include/config/kernel.release")
+    values = kconfig.values_of(config.decode("utf-8", "replace"))
     facts = {
-        "release": release.read_text(encoding="utf-8").strip(),
+        "release": release.read_text(encoding="utf-8", errors="replace").strip(),
         "version": source.version,
         "config_sha256": hashlib.sha256(config).hexdigest(),
         "fragments": stage.params["configs"],

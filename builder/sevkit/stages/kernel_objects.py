@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from sevkit.stage import Json, Runner, Stage, canonical_json
 from sevkit.stages.kernel_source import SourceTree
+from sevkit.within import file_within, place_within, within
 
 _FORMAT = 1
 _RECORD = ".sevkit-objects"
@@ -95,21 +96,35 @@ class Objects:
                 zstandard.ZstdDecompressor().stream_reader(file) as stream,
                 tarfile.open(fileobj=stream, mode="r|") as archive,
             ):
-                archive.extraction_filter = lambda member, _: member  # every byte is our own
-                archive.extractall(self.tree)
-        record: dict[str, Any] = json.loads((self.tree / _RECORD).read_bytes())
-        (self.tree / _RECORD).unlink()
+                archive.extraction_filter = lambda member, _: member
+                folders = set[PurePosixPath]()
+                for member in archive:
+                    folders |= self._checked(member, folders)
+                    archive.extract(member, self.tree)
+        recorded = file_within(self.tree, _RECORD)
+        record: dict[str, Any] = json.loads(recorded.read_bytes())
+        recorded.unlink()
         self._move_commands(record["tree"])
         before: dict[str, list[str]] = record["patches"]
         for digest in before.keys() ^ self.patches.keys():
             for name in before.get(digest) or self.patches[digest]:
                 with contextlib.suppress(FileNotFoundError):
-                    os.utime(self.tree / name)
+                    os.utime(within(self.tree, name))
         return True
+
+    def _checked(self, member: tarfile.TarInfo, seen: Set[PurePosixPath]) -> set[PurePosixPath]:
+        """The folder of `member`, which must be in the tree; a build may have left links there."""
+        if member.islnk():
+            within(self.tree, member.linkname)
+        folder = PurePosixPath(member.name).parent
+        if folder not in seen:
+            within(self.tree, folder)
+        return {folder}
 
     def _move_commands(self, old_tree: str) -> None:
         """Let the commands of tools/, which alone name absolute paths, name this tree."""
-        for path in (self.tree / "tools").rglob(".*.cmd"):
+        for found in within(self.tree, "tools").rglob(".*.cmd"):
+            path = file_within(self.tree, found)
             status = path.stat()
             path.write_bytes(path.read_bytes().replace(old_tree.encode(), bytes(self.tree)))
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -118,9 +133,9 @@ class Objects:
         """Keep the objects that are in the tree, in place of those that were kept before."""
         import zstandard
 
-        draft = run.work / "objects"
+        draft = place_within(run.work, "objects")
         record: dict[str, Json] = {"patches": dict(self.patches), "tree": str(self.tree)}
-        (self.tree / _RECORD).write_text(canonical_json(record), encoding="utf-8")
+        place_within(self.tree, _RECORD).write_text(canonical_json(record), encoding="utf-8")
         with (
             draft.open("wb") as file,
             zstandard.ZstdCompressor(_LEVEL, threads=run.jobs).stream_writer(file) as stream,

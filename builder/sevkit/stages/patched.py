@@ -43,4 +43,5 @@ def planned_series(stage: Stage, inputs: Mapping[str, Path]) -> patches.Series |
 def only_folder(place: Path) -> Path | None:
     """The folder that is all there is in `place`, as archives of a source have it at their top."""
     found = list(place.iterdir())
-    return found[0] if len(found) == 1 and found[0].is_dir() else None
+    [only] = found if len(found) == 1 else [None]
+    return only if only is not None and only.is_dir() and not only.is_symlink() else None
