@@ -7,6 +7,7 @@ is lost; why is the model's to say.
 
 import os
 import re
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,9 @@ def defined_symbols(tree: Path, arch: str = "x86") -> frozenset[str]:
             folder_names.clear()
         for name in file_names:
             if name.startswith("Kconfig"):
-                path = file_within(tree, *inside, name)
+                path = Path(folder, name)
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    file_within(tree, path)
                 text = path.read_text(encoding="utf-8", errors="replace")
                 names.update(_DEFINITION.findall(text))
     return frozenset(names)
