@@ -8,6 +8,7 @@ lists are replaced, and an element "..." stands for the inherited ones. A name i
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
@@ -24,6 +25,7 @@ __all__ = ["load", "schema"]
 _CHAIN = 16
 _SCHEMA = 1
 _SHOWN_PROBLEMS = 99
+_LOCAL_GIT = "file://"
 _TAKERS = ("kernel", "agent", "firmware")
 
 
@@ -154,6 +156,13 @@ class _Draft:
                 self._library.observed.add(found)
                 self._expect(node, at, found, is_there(found), "no")
             node.value = str(found)
+        for name, source in (self._root.get("sources") or self._root).table.items():
+            node = source.table.get("git")
+            if node is not None and node.text is not None and node.text.startswith(_LOCAL_GIT):
+                said = node.text.removeprefix(_LOCAL_GIT)
+                for place in (Path(said), Path(unquote(said))):  # git decodes it
+                    if not place.is_absolute() or not self._is_the_projects(place, node.path):
+                        self._problem(node, ("sources", name, "git"), _outside(place))
 
     def _local_files(self) -> Iterator[tuple[Dotted, Node]]:
         agent = self._root.get("agent", "path")
@@ -170,12 +179,7 @@ class _Draft:
         if not found:
             self._problem(node, at, f"there is {none} {path}")
         elif not self._is_the_projects(path, node.path):
-            self._problem(
-                node,
-                at,
-                f"{path} lies outside of the project, and a recipe takes nothing from there: "
-                "copy it in, or name a folder that holds both with -C",
-            )
+            self._problem(node, at, _outside(path))
 
     def _is_the_projects(self, path: Path, written_in: Path) -> bool:
         """Whether `path`, its links followed, is below a project's folder or beside the recipe."""
@@ -255,3 +259,10 @@ class _Draft:
         node.is_bad = not isinstance(node.value, (dict, list))
         line = visible(f"{node.path}:{node.line}: {dotted(at)}: {what}")
         self._problems.append((self._files.index(node.path), node.line, line))
+
+
+def _outside(path: Path) -> str:
+    return (
+        f"{path} lies outside of the project, and a recipe takes nothing from there: "
+        "copy it in, or name a folder that holds both with -C"
+    )

@@ -129,3 +129,22 @@ def test_a_recipe_takes_nothing_from_outside_of_the_project(
         assert "lies outside of the project" in str(caught.value)
     for path in ("../inside" if is_folder else "../inside/file", "../inside/way-in"):
         project.child(written.format(path))
+
+
+def test_a_git_repository_of_this_machine_must_lie_in_the_project(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A private one would else be in what a recipe of somebody else's gives."""
+    project = Project(tmp_path)
+    outside = tmp_path_factory.mktemp("private")
+    (project.folder / "größe").mkdir()
+    (project.folder / "way-out").symlink_to(outside)
+    written = '[sources.x]\ngit = "file://{}"\ncommit = "' + "0" * 40 + '"\n'
+    hidden = str(outside).replace("private", "p%72ivate")
+    climb = f"{project.folder}/../{outside.name}"
+    for path in (outside, climb, f"{project.folder}/way-out", hidden, f"{outside}/.git", "a/b"):
+        with pytest.raises(RecipeError) as caught:
+            project.child(written.format(path))
+        assert "sources.x.git: " in str(caught.value)
+        assert "lies outside of the project" in str(caught.value)
+    assert project.child(written.format(project.folder / "größe")).name == "child"

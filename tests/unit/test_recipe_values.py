@@ -39,7 +39,7 @@ GOOD = [
     'sources.x = { deb = "g++", version = "4:12.2.0-3" }',
     f'sources.x = {{ git = "ssh://git@host/x", commit = "{COMMIT}" }}',
     f'sources.x = {{ url = "http://[::1]:80/x?y=z", sha256 = "{SHA}", member = "./a/b" }}',
-    f'sources.x = {{ git = "file:///srv/größe.git", commit = "{COMMIT}" }}',
+    f'sources.x = {{ git = "https://host/größe.git", commit = "{COMMIT}" }}',
     'sources.never-used = { deb = "hello" }',
 ]
 
