@@ -3,7 +3,8 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,47 @@ def test_a_signed_image_can_be_published_again(good: Path, make_key: Key, tmp_pa
     sign(good, make_key())
     assert publish(data, good) is False
     assert (good / SIGNATURE).exists()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ssh-agent without keys, which those that the test starts can reach."""
+    socket = tmp_path / "ssh-agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL) as process:
+        while not socket.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+        yield
+        process.terminate()
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_key_that_only_an_agent_holds_signs(good: Path, make_key: Key) -> None:
+    key = make_key()
+    kept = key.rename(key.with_name("away"))
+    with pytest.raises(RecipeError, match=r"key\.pub can't sign"):
+        sign(good, public(key))
+    assert not (good / SIGNATURE).exists()
+    subprocess.run(["ssh-add", "-q", kept], check=True, stdin=subprocess.DEVNULL)
+    sign(good, public(key))
+    assert NAMESPACE in check(good, public(key))
+
+
+def test_a_key_with_a_passphrase_asks_for_it(
+    good: Path, make_key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, asked = make_key(passphrase="open sesame"), tmp_path / "ask"
+    monkeypatch.setenv("SSH_ASKPASS", str(asked))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    for answer in ("close sesame", "open sesame"):
+        asked.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        asked.chmod(0o755)
+        if answer.startswith("close"):
+            with pytest.raises(RecipeError, match="can't sign") as caught:
+                sign(good, key)
+            assert "passphrase" in caught.value.why
+            assert not (good / SIGNATURE).exists()
+        else:
+            sign(good, key)
+    assert NAMESPACE in check(good, public(key))
