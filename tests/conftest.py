@@ -2,6 +2,7 @@
 """What tests of several folders share: running the command, a network to ask, built images."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As shells start a job in the background. What tests start inherits it, and then can't be
+    # interrupted as it would be on a terminal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 
