@@ -157,12 +157,13 @@ class _Draft:
                 self._expect(node, at, found, is_there(found), "no")
             node.value = str(found)
         for name, source in (self._root.get("sources") or self._root).table.items():
-            node = source.table.get("git")
-            if node is not None and node.text is not None and node.text.startswith(_LOCAL_GIT):
-                said = node.text.removeprefix(_LOCAL_GIT)
-                for place in (Path(said), Path(unquote(said))):  # git decodes it
-                    if not place.is_absolute() or not self._is_the_projects(place, node.path):
-                        self._problem(node, ("sources", name, "git"), _outside(place))
+            git = source.table.get("git")
+            if git is None or git.text is None or not git.text.startswith(_LOCAL_GIT):
+                continue
+            said = git.text.removeprefix(_LOCAL_GIT)
+            for place in (Path(said), Path(unquote(said))):  # git decodes it
+                if not place.is_absolute() or not self._is_the_projects(place, git.path):
+                    self._problem(git, ("sources", name, "git"), _outside(place))
 
     def _local_files(self) -> Iterator[tuple[Dotted, Node]]:
         agent = self._root.get("agent", "path")

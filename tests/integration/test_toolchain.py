@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compilers of pinned packages: the same bytes on Debian 12 and 13 (docs/reproducible.md)."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sevkit.toolchain import LINKS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+TOOLS = ("--toolchain", "debian:trixie", "--ci")
 OTHER_HOST = ("bubblewrap", "coreutils", "libarchive13t64", "python3")
 """What of Debian 13 a host needs to run sevkit; the Python packages are those of the lock."""
 
@@ -117,21 +119,26 @@ def on(root: Path, store: Path, *words: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_a_toolchain_gives_the_same_bytes_on_another_release_of_debian(
-    sevkit: Sevkit, debian_13: Path, tmp_path: Path
-) -> None:
-    tools = ("--toolchain", "debian:trixie", "--ci")
-    store = tmp_path / "store"
+@pytest.fixture(scope="module")
+def store(sevkit: Sevkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which this host has built an initramfs with the compilers of Debian 13."""
+    folder = tmp_path_factory.mktemp("here")
     here = sevkit(
-        *("--output", tmp_path / "output", "build", "sev-guest:initramfs", *tools),
-        env={"SEVKIT_STORE": str(store)},
+        *("--output", folder / "output", "build", "sev-guest:initramfs", *TOOLS),
+        env={"SEVKIT_STORE": str(folder / "store")},
     )
     assert here.returncode == 0, here.stderr
     assert "toolchain: built" in here.stderr
+    return folder / "store"
+
+
+def test_a_toolchain_gives_the_same_bytes_on_another_release_of_debian(
+    store: Path, debian_13: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     for part in ("blobs", "pins"):
         shutil.copytree(store / part, other / part)
-    there = on(debian_13, other, "build", "sev-guest:initramfs", *tools, "--offline")
+    there = on(debian_13, other, "build", "sev-guest:initramfs", *TOOLS, "--offline")
     assert there.returncode == 0, there.stdout + there.stderr
 
     built = {path.name: path for path in (store / "entries").glob("*/*")}
@@ -144,3 +151,39 @@ def test_a_toolchain_gives_the_same_bytes_on_another_release_of_debian(
     without = on(debian_13, other, "build", "sev-guest:agent", "--ci", "--offline")
     assert without.returncode == 3, without.stdout + without.stderr
     assert "gcc (package gcc)" in without.stderr
+
+
+def test_a_lock_and_a_vendored_folder_hold_the_compilers_too(
+    sevkit: Sevkit, store: Path, tmp_path: Path
+) -> None:
+    project, recipe = tmp_path / "project", "sev-guest-ovmf"
+    for folder in ("recipes", "kernel-configs", "patches", "agent"):
+        shutil.copytree(REPOSITORY / folder, project / folder)
+    env = {"SEVKIT_STORE": str(store)}
+    locked = sevkit("-C", project, "lock", recipe, *TOOLS[:2], env=env)
+    assert locked.returncode == 0, locked.stderr
+    lock = json.loads((project / "recipes" / f"{recipe}.lock").read_text())
+    [compilers] = [row["pins"] for row in lock["requests"] if row["source"] == "debs:toolchain"]
+    assert {"gcc", "binutils", "make"} <= {pin["origin"]["package"] for pin in compilers}
+
+    plan = ("-C", project, "build", recipe, "-n", "--locked")
+    assert sevkit(*plan, *TOOLS, env=env).returncode == 0
+    key = ("-C", project, "cache-key", recipe, "--locked")
+    assert sevkit(*key, *TOOLS[:2], env=env).returncode == 0
+    for words, why in (
+        (("--toolchain", "debian:bookworm"), "debs:toolchain is not locked"),
+        ((), "the kernel configuration is locked for something else"),
+    ):
+        for command in (plan, key):
+            refused = sevkit(*command, *words, env=env)
+            assert refused.returncode == 2
+            assert why in refused.stderr
+
+    folder = tmp_path / "vendored"
+    made = sevkit("-C", project, "vendor", folder, recipe, *TOOLS, env=env)
+    assert made.returncode == 0, made.stderr
+    elsewhere = {"SEVKIT_STORE": str(tmp_path / "elsewhere")}
+    target = ("--output", tmp_path / "out", "build", f"{recipe}:agent", "--locked", "--offline")
+    built = sevkit("-C", folder, *target, *TOOLS, env=elsewhere)
+    assert built.returncode == 0, built.stderr
+    assert "toolchain: built" in built.stderr
