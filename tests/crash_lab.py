@@ -67,9 +67,12 @@ def _build_crash(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
         (run.work / "left").write_bytes(bytes(20_000))
         (run.work / "left").replace(run.leftovers / stage.name)
     write = 'for i in 1 2 3 4 5 6 7 8 9; do head -c 12000 /dev/zero > "$1/$i" || exit 1; done'
-    run(["sh", "-c", write, "sh", out], cwd=run.work)
+    made = run.work / "made"
+    made.mkdir()
+    run(["sh", "-c", write, "sh", made], cwd=run.work)
     for role, path in sorted(inputs.items()):
-        run(["cp", "-r", path, out / role.replace("/", "-")], cwd=run.work)
+        run(["cp", "-r", path, made / role.replace("/", "-")], cwd=run.work)
+    shutil.copytree(made, out, dirs_exist_ok=True)
     run(["sleep", "0.02"], cwd=run.work)
 
 

@@ -8,6 +8,8 @@ class per message. This module never prints.
 from collections.abc import Sequence
 from pathlib import Path
 
+from sevkit.printable import printable
+
 
 class SevkitError(Exception):
     """A failure that is explained to the user instead of shown as a traceback.
@@ -32,7 +34,7 @@ class SevkitError(Exception):
             lines.append(f"  try: {self.hint}")
         if self.log:
             lines.append(f"  log: {self.log}")
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
 
 
 class RecipeError(SevkitError):

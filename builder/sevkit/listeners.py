@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Never, Protocol, Self, TextIO
 
 from sevkit.events import Event, Notice, TaskFinished, TaskProgress, TaskStarted
+from sevkit.printable import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -62,7 +63,7 @@ class PlainLines:
         with self._lock:
             text = self._text(event)
             if text:
-                print(text, file=self._stream, flush=True)
+                print(printable(text), file=self._stream, flush=True)
 
     def _text(self, event: Event) -> str:
         match event:
@@ -157,7 +158,7 @@ class ProgressBars:
         if bar is None or bar.total != event.total or (event.unit == "B") != bool(bar.unit_scale):
             self._close(event.task)
             bar = self._bars[event.task] = self._bar(event.task, event.total, event.unit)
-        bar.set_postfix_str(event.note[-_NOTE_WIDTH:], refresh=False)
+        bar.set_postfix_str(printable(event.note[-_NOTE_WIDTH:]), refresh=False)
         bar.update(event.done - bar.n)
 
     def _close(self, task: str) -> None:
@@ -168,4 +169,4 @@ class ProgressBars:
     def _write(self, text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=self._stream)
+        tqdm.write(printable(text), file=self._stream)

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from sevkit.errors import RecipeError
 from sevkit.library import Library, is_there, nearest
+from sevkit.printable import printable
 from sevkit.recipe import LIST_LENGTH, Dotted, Recipe
-from sevkit.recipe_problems import explained, shown, visible
+from sevkit.recipe_problems import explained, shown
 from sevkit.recipe_schema import schema
 from sevkit.recipe_tree import Node, dotted, merged, needs_quotes, read_tree
 from sevkit.template import BrokenVariableError, Templates
@@ -69,13 +70,13 @@ class _Draft:
             try:
                 path = self._library.parent(said.text, path)
             except RecipeError as error:
-                raise RecipeError(visible(f"{where}{error.what}"), why=error.why) from None
+                raise RecipeError(printable(f"{where}{error.what}"), why=error.why) from None
             if path in self._files:
                 loop = [*self._files[self._files.index(path) :], path]
                 names = " → ".join(file.name for file in loop)
                 raise RecipeError(f"{where}recipes extend each other in a loop: {names}")
             if not is_there(path):
-                raise RecipeError(visible(f"{where}there is no {path}"))
+                raise RecipeError(printable(f"{where}there is no {path}"))
             if len(chain) == _CHAIN:
                 raise RecipeError(f"{where}more than {_CHAIN} recipes extend each other")
 
@@ -258,7 +259,7 @@ class _Draft:
         if node.is_bad:
             return
         node.is_bad = not isinstance(node.value, (dict, list))
-        line = visible(f"{node.path}:{node.line}: {dotted(at)}: {what}")
+        line = printable(f"{node.path}:{node.line}: {dotted(at)}: {what}")
         self._problems.append((self._files.index(node.path), node.line, line))
 
 

@@ -116,11 +116,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def visible(text: str) -> str:
-    """`text` as one line that a terminal shows as it is: what can't be printed is escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _source_kind(data: Any, name: str) -> str:
     return next((kind for kind in SOURCE_KINDS if kind in data["sources"][name]), "deb")
 

@@ -22,6 +22,7 @@ CRAFTS = {
     "measure",
     "ovmf",
     "patches",
+    "printable",
     "within",
 }
 MODULES = sorted(SOURCE.rglob("*.py"))

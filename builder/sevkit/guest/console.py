@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sevkit.printable import printable
+
 TAIL_BYTES = 32768
 TAIL_LINES = 20
 LINE_CHARACTERS = 160
@@ -18,13 +20,6 @@ LOG_BYTES = 16 << 20
 
 _CONTROL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -/]*[0-Z\\^-~])")
 _PANIC = re.compile(rb"(?:^|[\r\n])(?:\[ *\d+\.\d+\] )?(Kernel panic - not syncing[^\r\n]*)[\r\n]")
-
-
-def visible(text: str) -> str:
-    """`text` with every character that is not printable spelled out (``\\x1b``, ``\\u202e``)."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
 
 
 class Console:
@@ -60,7 +55,7 @@ class Console:
         seen = len(self._tail)
         self._tail += data
         if not self.panic and (match := _PANIC.search(self._tail, max(0, seen - 512))):
-            self.panic = _shortened(visible(match[1].decode("utf-8", errors="replace")))
+            self.panic = _shortened(printable(match[1].decode("utf-8", errors="replace")))
         del self._tail[:-TAIL_BYTES]
 
     def contains(self, text: bytes) -> bool:
@@ -70,7 +65,7 @@ class Console:
     def end(self) -> Iterator[str]:
         """The last 20 lines that say something, fit to show, each up to 160 characters."""
         text = self._tail.decode("utf-8", errors="replace").replace("\r", "\n")
-        lines = (visible(_CONTROL_SEQUENCE.sub("", line)).rstrip() for line in text.split("\n"))
+        lines = (printable(_CONTROL_SEQUENCE.sub("", line)).rstrip() for line in text.split("\n"))
         for line in [line for line in lines if line][-TAIL_LINES:]:
             yield _shortened(line)
 

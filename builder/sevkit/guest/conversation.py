@@ -24,7 +24,7 @@ from sevkit.guest.channel import (
     decode_message,
     encode_message,
 )
-from sevkit.guest.console import visible
+from sevkit.printable import printable
 from sevkit.stage import Json
 
 Report = dict[str, Json]
@@ -279,7 +279,7 @@ def _greeting(body: Report) -> str:
             f"the agent speaks protocol {protocol}, and this sevkit {PROTOCOL}",
             hint="build the image again with this sevkit",
         )
-    return visible(agent[:80]) or "unknown"
+    return printable(agent[:80]) or "unknown"
 
 
 def _refusal(method: str, body: Report) -> RefusedError:
@@ -289,7 +289,7 @@ def _refusal(method: str, body: Report) -> RefusedError:
 
 
 def _shown(value: Json, otherwise: str = "") -> str:
-    return visible(value[:500]) if isinstance(value, str) else otherwise
+    return printable(value[:500]) if isinstance(value, str) else otherwise
 
 
 def _ending(body: Result) -> Ending:

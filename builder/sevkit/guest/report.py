@@ -7,8 +7,8 @@ look like something else on a terminal, and none of that gets through. Never fai
 
 from collections.abc import Sequence
 
-from sevkit.guest.console import visible
 from sevkit.guest.conversation import Report
+from sevkit.printable import printable
 from sevkit.stage import Json
 
 _VIRTIO_NAMES = {
@@ -47,7 +47,7 @@ def report_lines(report: Report, *, seconds_to_report: float | None = None) -> l
 def _text(value: Json) -> str:
     if not isinstance(value, str):
         return "unknown"
-    shown = visible(value)
+    shown = printable(value)
     return shown if len(shown) <= _TEXT_LIMIT else shown[: _TEXT_LIMIT - 1] + "…"
 
 
