@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sevkit.errors import BuildError, HostError, SevkitError
+from sevkit.terminal import run_apart
 
 ENVIRONMENT: Mapping[str, str] = {
     "HOME": "/nonexistent",
@@ -201,11 +202,11 @@ class SandboxRunner:
     def interactively(
         self, argv: Sequence[str | Path], *, cwd: Path, reading: Sequence[Path] = ()
     ) -> None:
-        """Run `argv` on the user's terminal. Raises `BuildError` when it fails."""
+        """Run `argv` with the user in front of it. Raises `BuildError` when it fails."""
         command = [os.fspath(word) for word in argv]
         full = self._confine(command, cwd, reading) if self._confined else command
         environment = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")}
-        status = subprocess.run(full, cwd=cwd, env=environment, check=False).returncode
+        status = run_apart(full, cwd, environment)
         if status != 0:
             raise BuildError(
                 f"{self._title}: {' '.join(command[-1:])} failed ({_status_text(status)})"

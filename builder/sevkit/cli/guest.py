@@ -77,11 +77,11 @@ def run(
     from sevkit.guest.container import container_record, parse_bytes, run_container
     from sevkit.guest.running import Streams
     from sevkit.guest.session import Session
-    from sevkit.guest.terminal import size_of
     from sevkit.guest.workload import prepare
     from sevkit.oci_config import PIDS_LIMIT, Overrides
     from sevkit.output import find_image
     from sevkit.store import default_root
+    from sevkit.terminal import size_of
 
     if rootfs is None and not words:
         raise RecipeError(

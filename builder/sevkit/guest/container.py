@@ -17,8 +17,8 @@ from sevkit.guest.conversation import Ending, RefusedError, Report, Result
 from sevkit.guest.qemu import ROOTFS_TAG
 from sevkit.guest.running import Guest, Streams
 from sevkit.guest.session import Session
-from sevkit.guest.terminal import PASSED_ON, raw, signals, size_of
 from sevkit.stage import Json
+from sevkit.terminal import PASSED_ON, raw, signals, size_of
 
 NAME = "c1"
 LEAST_BYTES = 6 << 20
