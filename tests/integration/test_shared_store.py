@@ -27,7 +27,7 @@ BUILDER = """
     from crash_lab import Lab
     place = Path({place!r})
     end, count = time.monotonic() + {seconds}, 0
-    while time.monotonic() < end or count < 2:
+    while time.monotonic() < end or (count < 2 and time.monotonic() < end + 120):
         Lab.in_folder(place / "lab", str(count % 3)).build(place)
         count += 1
     print(count)
@@ -40,7 +40,7 @@ COLLECTOR = """
     from sevkit.store import Store
     from sevkit.store_gc import collect
     end, count = time.monotonic() + {seconds}, 0
-    while time.monotonic() < end or count < 2:
+    while time.monotonic() < end or (count < 2 and time.monotonic() < end + 120):
         done = collect(Store(Path({place!r}) / "store"), older_than_seconds=0, max_bytes=0)
         count += done.counts["entries"]
     print(count)
