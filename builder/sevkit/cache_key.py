@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
+from sevkit.canonical import canonical_json
 from sevkit.plan import make_plan, requests
 from sevkit.project import Project
 from sevkit.recipe import Recipe
 from sevkit.sources import DebGroup, Pin, Request
 from sevkit.sources.pins import described
-from sevkit.stage import canonical_json
 
 Inputs = Sequence[tuple[str, str]]
 """Kind of input, and the input with its digest or version."""

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sevkit.canonical import canonical_json, sha256_of
 from sevkit.errors import RecipeError
 from sevkit.recipe import FileSource
 from sevkit.sources.pins import Pin, Request, described, without_credentials
-from sevkit.stage import Stage, canonical_json
-from sevkit.store import sha256_of
+from sevkit.stage import Stage
 
 _SCHEMA = 1
 _REFERENCE = re.compile(r"(blob:[0-9a-f]{64}|git:[0-9a-f]{40})")

@@ -11,9 +11,9 @@ config-linux.md.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.oci_seccomp import profile
-from sevkit.stage import Json
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PIDS_LIMIT = 2048

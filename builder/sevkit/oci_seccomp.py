@@ -8,7 +8,7 @@ as libseccomp 2.5.4 knows them. The form: OCI runtime specification 1.0.2, confi
 Never applies anything.
 """
 
-from sevkit.stage import Json
+from sevkit.canonical import Json
 
 EPERM = 1
 ENOSYS = 38

@@ -14,12 +14,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from sevkit.canonical import Json, sha256_of
 from sevkit.errors import BuildError, RecipeError
 from sevkit.library import Library
 from sevkit.recipe import FileSource, Recipe, Source
 from sevkit.sandbox import ENVIRONMENT
 from sevkit.sources.pins import DebGroup, Pin, without_credentials
-from sevkit.stage import Json, Plan, PlanFunction, Stage
+from sevkit.stage import Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
 from sevkit.stages.edk2 import plan_edk2
 from sevkit.stages.edk2_tools import plan_edk2_tools
@@ -29,7 +30,7 @@ from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import LOCKED_CONFIG, plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
-from sevkit.store import NOT_SOURCES, list_local, sha256_of, tree_digest
+from sevkit.store import NOT_SOURCES, list_local, tree_digest
 from sevkit.toolchain import GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}

@@ -12,12 +12,12 @@ References name content, never places:
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sevkit.canonical import Json, canonical_json
 from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
     from sevkit.sources import Pin
     from sevkit.toolchain import Toolchain
 
-Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
-
 KEY_SCHEMA = 1
-
-
-def canonical_json(value: Json) -> str:
-    """`value` as JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True)

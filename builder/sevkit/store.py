@@ -29,10 +29,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sevkit.canonical import Json, canonical_json, sha256_of
 from sevkit.disk import fsync, full_disk_explained, remove, settle
 from sevkit.errors import HostError, ImageError
 from sevkit.leases import Leases, locked, open_lock, still_at, try_lock, widen
-from sevkit.stage import Json, Stage, canonical_json
+from sevkit.stage import Stage
 
 NOT_SOURCES = frozenset({".git", "__pycache__", "build"})
 """Folders of a project that hold products or history, and so are no input of a stage."""
@@ -49,12 +50,6 @@ def default_root(environment: Mapping[str, str]) -> Path:
         return Path(named).absolute()
     cache = environment.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache").absolute() / "sevkit"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, Json]]:

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from sevkit.canonical import sha256_of
 from sevkit.engine import Task, Work
 from sevkit.errors import ImageError, RecipeError
 from sevkit.library import Library, built_in_root
 from sevkit.lock import Lock
 from sevkit.recipe import Recipe
 from sevkit.stage import Plan
-from sevkit.store import NOT_SOURCES, Store, sha256_of
+from sevkit.store import NOT_SOURCES, Store
 
 SOURCES = "sources"
 SUMS = "SHA256SUMS"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sevkit import erofs, oci_image, verity
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.filetree import FileTree, Node
 from sevkit.oci_config import Accounts, Overrides, runtime_config
-from sevkit.stage import Json
 
 SEALED = "sevkit.sealed"
 """The word of the kernel command line with which the agent runs the image's own command alone."""

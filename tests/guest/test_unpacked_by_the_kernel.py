@@ -25,7 +25,7 @@ from sevkit.errors import BuildError  # noqa: E402
 
 pytestmark = pytest.mark.boots
 
-TREES = 300
+TREES = 1000
 TOLD_IDS = 1 << 24
 """What busybox's tar tells of an owner: eight octal digits, cut off without a word."""
 SCRIPT = rb"""

@@ -2,9 +2,11 @@
 """What the tests of the agent share."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_host import Agent, Host, serving
 
 AGENT_DIR = Path(__file__).parents[2] / "agent"
 
@@ -21,3 +23,16 @@ def agent_check_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert made.returncode == 0, made.stdout + made.stderr
     return out / "check"
+
+
+@pytest.fixture
+def agent(agent_check_dir: Path, tmp_path: Path) -> Iterator[Agent]:
+    """An agent that has said hello to its owner."""
+    with serving(agent_check_dir / "serve", tmp_path) as agent:
+        assert agent.owner.event()["event"] == "hello"
+        yield agent
+
+
+@pytest.fixture
+def host(agent: Agent) -> Host:
+    return agent.owner

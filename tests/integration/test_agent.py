@@ -11,7 +11,6 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,6 @@ from agent_host import (
 )
 
 AGENT_DIR = Path(__file__).parents[2] / "agent"
-
-
-@pytest.fixture
-def agent(agent_check_dir: Path, tmp_path: Path) -> Iterator[Agent]:
-    """An agent that has said hello to its owner."""
-    with serving(agent_check_dir / "serve", tmp_path) as agent:
-        assert agent.owner.event()["event"] == "hello"
-        yield agent
-
-
-@pytest.fixture
-def host(agent: Agent) -> Host:
-    return agent.owner
 
 
 def frame(length: int, kind: int, reserved: int, process: int, payload: bytes = b"") -> bytes:

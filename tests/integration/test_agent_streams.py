@@ -28,19 +28,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def agent(agent_check_dir: Path, tmp_path: Path) -> Iterator[Agent]:
-    """An agent that has said hello to its owner."""
-    with serving(agent_check_dir / "serve", tmp_path) as agent:
-        assert agent.owner.event()["event"] == "hello"
-        yield agent
-
-
-@pytest.fixture
-def host(agent: Agent) -> Host:
-    return agent.owner
-
-
-@pytest.fixture
 def sealed(agent_check_dir: Path, tmp_path: Path) -> Iterator[Host]:
     with serving(agent_check_dir / "serve", tmp_path, sealed=True) as agent:
         yield agent.owner

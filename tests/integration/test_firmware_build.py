@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.canonical import Json
 from sevkit.errors import BuildError
 from sevkit.manifest import load
 from sevkit.ovmf import read_firmware
 from sevkit.recipe import DebSourcePackage
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.sources import Apt
-from sevkit.stage import Json, Stage
+from sevkit.stage import Stage
 from sevkit.stages import edk2, edk2_tools
 from sevkit.stages.edk2 import build_edk2
 

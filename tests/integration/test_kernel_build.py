@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.canonical import Json
 from sevkit.errors import BuildError
 from sevkit.sandbox import Processes, SandboxRunner
-from sevkit.stage import Json, Stage
+from sevkit.stage import Stage
 from sevkit.stages.kernel import build_kernel
 
 SMALL = """\

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sevkit import kconfig, patches
+from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
 from sevkit.sandbox import Processes, SandboxRunner
-from sevkit.stage import Json, Stage
+from sevkit.stage import Stage
 from sevkit.stages.kconfig_tree import build_kconfig_tree
 from sevkit.stages.kernel import check_config, merged_config
 from sevkit.stages.kernel_source import prepare_source

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.canonical import sha256_of
 from sevkit.engine import Engine, Settings, find_work, why_stale
 from sevkit.errors import BuildError, HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Event, TaskFinished, TaskStarted
 from sevkit.sandbox import CancelledError
 from sevkit.sources import Pin
 from sevkit.stage import Plan, Runner, Stage
-from sevkit.store import Store, sha256_of
+from sevkit.store import Store
 
 Build = Callable[[Stage, Mapping[str, Path], Path, Runner], None]
 

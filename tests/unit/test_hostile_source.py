@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from firmware_samples import firmware
 
+from sevkit.canonical import Json
 from sevkit.errors import SevkitError
 from sevkit.sandbox import Processes, SandboxRunner
-from sevkit.stage import Json, Stage
+from sevkit.stage import Stage
 from sevkit.stages.agent import build_agent
 from sevkit.stages.edk2 import build_edk2
 from sevkit.stages.edk2_tools import build_edk2_tools

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from sevkit import plan as planning
+from sevkit.canonical import Json
 from sevkit.library import Library
 from sevkit.plan import make_kconfig_plan, make_plan, requests
 from sevkit.recipe_file import load
 from sevkit.sources import Pin
-from sevkit.stage import Json, Plan, changes
+from sevkit.stage import Plan, changes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"

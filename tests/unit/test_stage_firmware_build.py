@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
 from sevkit.recipe import DebSource, DebSourcePackage, GitSource
-from sevkit.stage import Json, Stage
+from sevkit.stage import Stage
 from sevkit.stages.edk2 import _expected_modules, _fix_cookies, plan_edk2
 from sevkit.stages.edk2_source import SourceTree, prepare_source
 from sevkit.stages.edk2_tools import plan_edk2_tools

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
-from sevkit.stage import Json, Stage
+from sevkit.stage import Stage
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import _OBJECT_MADE, TOOLS, merged_config, plan_kernel
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.canonical import sha256_of
 from sevkit.disk import full_disk_explained
 from sevkit.errors import ImageError, SevkitError
 from sevkit.stage import Stage
-from sevkit.store import Store, list_tree, sha256_of, tree_digest
+from sevkit.store import Store, list_tree, tree_digest
 
 
 def a_stage(**params: str) -> Stage:

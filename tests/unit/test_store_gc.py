@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 from documented import PAGES, read
 
+from sevkit.canonical import sha256_of
 from sevkit.cli import main
 from sevkit.stage import Stage
-from sevkit.store import Store, sha256_of
+from sevkit.store import Store
 from sevkit.store_gc import collect
 
 DAY = 24 * 3600

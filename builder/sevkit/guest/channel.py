@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
 
-from sevkit.stage import Json
+from sevkit.canonical import Json
 
 PROTOCOL = 2
 MAX_PAYLOAD = 65536

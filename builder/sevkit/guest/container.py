@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from signal import SIGWINCH
 
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.guest.conversation import Ending, RefusedError, Report, Result
 from sevkit.guest.qemu import ROOTFS_TAG
 from sevkit.guest.running import Guest, Streams
 from sevkit.guest.session import Session
-from sevkit.stage import Json
 from sevkit.terminal import PASSED_ON, raw, signals, size_of
 
 NAME = "c1"

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from sevkit.canonical import Json
 from sevkit.errors import ImageError, RecipeError
 from sevkit.guest.channel import (
     CONTROL,
@@ -25,7 +26,6 @@ from sevkit.guest.channel import (
     encode_message,
 )
 from sevkit.printable import printable
-from sevkit.stage import Json
 
 Report = dict[str, Json]
 Result = dict[str, Json]

@@ -7,9 +7,9 @@ look like something else on a terminal, and none of that gets through. Never fai
 
 from collections.abc import Sequence
 
+from sevkit.canonical import Json
 from sevkit.guest.conversation import Report
 from sevkit.printable import printable
-from sevkit.stage import Json
 
 _VIRTIO_NAMES = {
     1: "net",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sevkit.canonical import Json
 from sevkit.errors import HostError, ImageError
 from sevkit.guest.channel import FrameType, ViolationError
 from sevkit.guest.console import Console
@@ -24,7 +25,6 @@ from sevkit.guest.conversation import (
     Sink,
 )
 from sevkit.guest.machine import Input, Machine
-from sevkit.stage import Json
 
 _SLOW = ("create", "start", "exec", "delete", "run")
 _OWED = {"report": "its report", "run": "the command's start", "wait": "the command's end"}

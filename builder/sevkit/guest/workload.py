@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.oci_config import Accounts, Overrides, runtime_config
-from sevkit.stage import Json
 
 _KINDS = ("docker-archive", "oci", "dir")
 

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from sevkit.canonical import sha256_of
 from sevkit.errors import HostError, SourceError
 from sevkit.recipe import DebSource, DebSourcePackage, Source
 from sevkit.sources.commands import run_watched
 from sevkit.sources.mirrors import Mirror, host_mirrors, mirrors_of
 from sevkit.sources.pins import DebGroup, Pin, Progress, SourceGoneError
-from sevkit.store import sha256_of
 
 _HELPER = Path("/usr/lib/apt/apt-helper")
 _URI_LINE = re.compile(r"^'(\S+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", re.M)

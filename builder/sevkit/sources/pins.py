@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sevkit.canonical import Json
 from sevkit.errors import SourceError
 from sevkit.leases import widen
 from sevkit.recipe import GitSource, Source, UrlSource
-from sevkit.stage import Json
 
 Progress = Callable[[int, int | None, str], None]
 """Called with bytes so far, bytes in all when known, and a note."""

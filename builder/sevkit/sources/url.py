@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sevkit.canonical import sha256_of
 from sevkit.errors import SourceError
 from sevkit.sources.pins import Pin, Progress
-from sevkit.store import sha256_of
 
 if TYPE_CHECKING:
     import requests

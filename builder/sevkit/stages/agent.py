@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.archive import extract_member
+from sevkit.canonical import Json
 from sevkit.elf import X86_64, Elf, is_elf
 from sevkit.errors import BuildError
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 from sevkit.within import file_within, within
 
 VERSION = 1

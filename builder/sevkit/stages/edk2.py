@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from sevkit.canonical import Json
 from sevkit.errors import BuildError, HostError
 from sevkit.sandbox import ENVIRONMENT
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.edk2_source import SourceTree, plan_source, prepare_source
 from sevkit.stages.firmware import publish_firmware
 from sevkit.within import file_within, place_within, within

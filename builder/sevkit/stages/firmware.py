@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sevkit.archive import extract_member
+from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
 from sevkit.ovmf import FirmwareFacts, read_firmware
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 
 VERSION = 3
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from sevkit import requirements
 from sevkit.agent_fit import check_early, check_fit
+from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
 from sevkit.firmware_verifier import measured_boot_problems, verifier, verifies
 from sevkit.kconfig.fragment import merge, parse_fragment
@@ -27,7 +28,7 @@ from sevkit.ovmf import Mode, parse
 from sevkit.recipe import FileSource
 from sevkit.requirements import Contents, Swiotlb
 from sevkit.sbom import SBOM, sbom_text
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 
 VERSION = 6
 

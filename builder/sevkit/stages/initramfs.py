@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sevkit import cpio
+from sevkit.canonical import Json
 from sevkit.compress import METHODS, compress, compressor
 from sevkit.contents import Package, PathType, Row, account, check_budget
 from sevkit.elf import Elf, is_elf
 from sevkit.errors import BuildError
 from sevkit.loader import Closure, FolderTree, closure, follow, resolve, verify
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 
 VERSION = 1
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sevkit import kconfig
+from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.kernel_objects import Objects
 from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
 from sevkit.within import file_within, place_within

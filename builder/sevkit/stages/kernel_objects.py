@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from sevkit.stage import Json, Runner, Stage, canonical_json
+from sevkit.canonical import Json, canonical_json
+from sevkit.stage import Runner, Stage
 from sevkit.stages.kernel_source import SourceTree
 from sevkit.within import file_within, place_within, within
 

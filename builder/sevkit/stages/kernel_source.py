@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from sevkit import patches
 from sevkit.archive import extract_member, unpack
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.kconfig import version_of
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.patched import only_folder, plan_series, planned_series
 
 _OTHERS = re.compile(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sevkit import patches
-from sevkit.stage import Json, Planner, Stage
+from sevkit.canonical import Json
+from sevkit.stage import Planner, Stage
 
 
 def plan_series(planner: Planner, name: str | None) -> tuple[dict[str, Json], dict[str, str]]:

@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sevkit.archive import DebControl, unpack_deb
+from sevkit.canonical import Json
 from sevkit.contents import Package
 from sevkit.copyright import SEE_COPYRIGHT, Licences, read_copyright
 from sevkit.errors import BuildError
 from sevkit.loader import FolderTree, resolve
-from sevkit.stage import Json, Planner, Runner, Stage
+from sevkit.stage import Planner, Runner, Stage
 from sevkit.toolchain import GROUP, LINKS
 
 VERSION = 1
