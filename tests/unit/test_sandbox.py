@@ -157,6 +157,17 @@ def test_a_cancelled_step_dies_with_all_its_children(
     _wait_for(lambda: not _running(marker))
 
 
+def test_nothing_that_a_step_left_behind_works_on_after_it(make_runner: MakeRunner) -> None:
+    """What lies in the work folder then stays as it is looked at (`sevkit.within`)."""
+    runner = make_runner()
+    late = "setsid sh -c 'sleep 0.3; touch late' >/dev/null 2>&1 </dev/null"
+    runner(["sh", "-c", f"{late} & sleep 0.1"], cwd=runner.work)
+    time.sleep(0.6)
+    assert not (runner.work / "late").exists()
+    runner(["sh", "-c", f"{late} & sleep 0.6"], cwd=runner.work)
+    assert (runner.work / "late").exists()
+
+
 def _running(marker: str) -> list[int]:
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
