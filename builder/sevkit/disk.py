@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,9 +77,11 @@ def full_disk_explained(*places: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _no_space(places, f"while writing {error.filename or 'a file'}") from error
+        for one in _causes(error):
+            if one.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = f"while writing {one.filename or 'a file'}"
+                raise _no_space(places, what) from error
+        raise
     except FullDiskError:
         raise
     except SevkitError as error:
@@ -86,6 +89,18 @@ def full_disk_explained(*places: Path) -> Iterator[None]:
         if not hit and _SAID not in str(error):
             raise
         raise _no_space(places, error.what, error) from error
+
+
+def _causes(error: OSError) -> list[OSError]:
+    """`error`; or those of a whole tree that shutil.copytree() has told as text."""
+    if not isinstance(error, shutil.Error) or isinstance(error.args[0], str):
+        return [error]
+    found = []
+    for _, target, why in error.args[0]:
+        match = re.match(r"\[Errno (\d+)\]", why)
+        if match is not None:
+            found.append(OSError(int(match[1]), why, target))
+    return found
 
 
 def _no_space(places: tuple[Path, ...], why: str, cause: SevkitError | None = None) -> SevkitError:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image directories: published whole, once, by any number of builds at a time."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,22 @@ class TestNoRoom:
             Path("/dev/full").write_text("x")
         assert str(tmp_path) in str(caught.value)
         assert "sevkit gc" in caught.value.hint
+
+    def test_a_tree_that_could_not_be_copied_names_the_disk(self, tmp_path: Path) -> None:
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree" / "file").write_text("x")
+        (tmp_path / "copy").mkdir()
+        (tmp_path / "copy" / "file").symlink_to("/dev/full")
+        with (
+            pytest.raises(FullDiskError, match="no space") as caught,
+            full_disk_explained(tmp_path),
+        ):
+            shutil.copytree(tmp_path / "tree", tmp_path / "copy", dirs_exist_ok=True)
+        assert "copy/file" in caught.value.why
+        (tmp_path / "copy" / "file").unlink()
+        (tmp_path / "copy" / "file").symlink_to("/nowhere/file")
+        with pytest.raises(shutil.Error), full_disk_explained(tmp_path):
+            shutil.copytree(tmp_path / "tree", tmp_path / "copy", dirs_exist_ok=True)
 
     def test_a_command_that_met_it_is_not_blamed(self, tmp_path: Path) -> None:
         said = "ld: final link failed: No space left on device"
