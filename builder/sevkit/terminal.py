@@ -37,10 +37,11 @@ _LAST_INTERRUPT = 3
 
 
 def size_of(descriptor: int) -> tuple[int, int]:
-    """Rows and columns of a terminal, 1 to 65535 each."""
+    """Rows and columns of a terminal, 1 to 65535 each; `SIZE` of one that has or says none."""
     with contextlib.suppress(OSError):
         found = os.get_terminal_size(descriptor)
-        return max(1, found.lines), max(1, found.columns)
+        if found.lines and found.columns:
+            return found.lines, found.columns
     return SIZE
 
 

@@ -49,7 +49,7 @@ class Terminal:
 def menuconfig(project: Path) -> Iterator[Terminal]:
     child, descriptor = pty.fork()
     if child == 0:
-        os.environ |= {"TERM": "xterm", "LINES": "40", "COLUMNS": "120"}
+        os.environ["TERM"] = "xterm"
         command = [sys.executable, "-m", "sevkit", "-C", str(project), "menuconfig", "sev-guest"]
         os.execv(sys.executable, command)
     terminal = Terminal(descriptor)

@@ -45,13 +45,19 @@ for place in ("/dev/tty", "/proc/self/fd/0", "/proc/self/fd/1"):
 """
 
 
-def on_a_terminal(work: Path, *command: str, typed: bytes = b"", resized: bool = False) -> str:
+def on_a_terminal(
+    work: Path,
+    *command: str,
+    typed: bytes = b"",
+    resized: bool = False,
+    size: tuple[int, int] = (41, 123),
+) -> str:
     """What sevkit shows whose user has the command in front of them."""
     child, descriptor = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", SEVKIT, str(work), *command])
     shown, deadline, sent = b"", time.monotonic() + 30, False
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 123, 0, 0))
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     try:
         while time.monotonic() < deadline:
             if not select.select([descriptor], [], [], 0.1)[0]:
@@ -63,8 +69,8 @@ def on_a_terminal(work: Path, *command: str, typed: bytes = b"", resized: bool =
             if b"started" in shown and not sent:
                 sent = True
                 if resized:
-                    size = struct.pack("HHHH", 51, 151, 0, 0)
-                    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)
+                    larger = struct.pack("HHHH", 51, 151, 0, 0)
+                    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, larger)
                     time.sleep(0.5)
                 os.write(descriptor, typed)
     finally:
@@ -82,6 +88,12 @@ def test_the_user_types_and_sees(tmp_path: Path) -> None:
     assert "51 151" in shown
     assert "done" in shown
     assert "left for the shell: b''" in shown
+
+
+def test_a_terminal_that_says_no_size_has_the_usual_one(tmp_path: Path) -> None:
+    """A serial line says 0 by 0, in which no menu can be drawn."""
+    assert "24 80" in on_a_terminal(tmp_path, "stty", "size", size=(0, 0))
+    assert "30 90" in on_a_terminal(tmp_path, "stty", "size", size=(30, 90))
 
 
 def test_an_interrupt_ends_the_step_and_not_sevkit(tmp_path: Path) -> None:
