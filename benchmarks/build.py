@@ -13,7 +13,7 @@ from pathlib import Path
 
 from measure import REPOSITORY, SEVKIT, Ratio, seconds
 
-from sevkit.store import default_root
+from sevkit.store.store import default_root
 
 
 def main() -> None:

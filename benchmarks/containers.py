@@ -56,7 +56,7 @@ def once(guest: Guest, argv: list[str], stdin: int | None = None) -> float:
     """Seconds that a container takes from `create` to the answer of `delete`."""
     from sevkit.guest.qemu import ROOTFS_TAG
     from sevkit.guest.running import Streams
-    from sevkit.oci_config import Overrides, runtime_config
+    from sevkit.oci.config import Overrides, runtime_config
 
     started = time.monotonic()
     config = runtime_config({}, Overrides(argv=argv))

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sevkit import cpio
-from sevkit.compress import compress
-from sevkit.loader import FolderTree, closure
+from sevkit.rootfs import cpio
+from sevkit.rootfs.compress import compress
+from sevkit.rootfs.loader import FolderTree, closure
 
 DEFAULT_PROGRAMS = (
     "/usr/bin/gpg",

@@ -15,7 +15,7 @@ from pathlib import Path
 from build import seed
 from measure import REPOSITORY, SEVKIT, Ratio, seconds
 
-from sevkit.store import default_root
+from sevkit.store.store import default_root
 
 _ROUNDS = 2
 

@@ -32,14 +32,14 @@ sys.path[:0] = [str(TESTS.parent / "builder"), str(TESTS / "unit")]
 
 from image_samples import image as sample_image  # noqa: E402
 
-from sevkit import output  # noqa: E402
 from sevkit.canonical import sha256_of  # noqa: E402
 from sevkit.disk import FullDiskError  # noqa: E402
 from sevkit.engine import Engine, Settings, find_work, result  # noqa: E402
-from sevkit.manifest import verify  # noqa: E402
+from sevkit.image import output  # noqa: E402
+from sevkit.image.manifest import verify  # noqa: E402
 from sevkit.sources import Pin  # noqa: E402
 from sevkit.stage import Plan, Runner, Stage  # noqa: E402
-from sevkit.store import Store, list_local, list_tree, tree_digest  # noqa: E402
+from sevkit.store.store import Store, list_local, list_tree, tree_digest  # noqa: E402
 
 DONE, FULL, FAILED = 0, 10, 11
 _FETCHED = random.Random(5).randbytes(200_000)

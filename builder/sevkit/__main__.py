@@ -8,7 +8,7 @@ def main() -> None:
     """Run the command line of this process and exit with its status."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["build"]:
-        from sevkit import uptodate
+        from sevkit.store import uptodate
 
         answer = uptodate.known_answer(arguments)
         if answer is not None:

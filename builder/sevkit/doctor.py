@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import cast
 
 from sevkit.errors import HostError
+from sevkit.firmware.ovmf import Mode
 from sevkit.guest.cpuid import cpuid
 from sevkit.guest.launch import QEMU_NAME, QEMU_PACKAGE, find_qemu, kvm_problem
-from sevkit.manifest import Manifest, verify
-from sevkit.ovmf import Mode
-from sevkit.requirements import VERSIONS
+from sevkit.image.manifest import Manifest, verify
+from sevkit.image.requirements import VERSIONS
 
 TOOLS: Mapping[str, str] = {
     "gcc": "gcc",

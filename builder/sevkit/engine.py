@@ -19,7 +19,7 @@ from sevkit.errors import HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
 from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
 from sevkit.stage import BuildFunction, Plan, Stage, changes
-from sevkit.store import Store, lock_name
+from sevkit.store.store import Store, lock_name
 from sevkit.toolchain import GROUP, tools_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sevkit.canonical import Json, sha256_of
 from sevkit.errors import BuildError, RecipeError
-from sevkit.library import Library
-from sevkit.recipe import FileSource, Recipe, Source
+from sevkit.recipe.library import Library
+from sevkit.recipe.model import FileSource, Recipe, Source
 from sevkit.sandbox import ENVIRONMENT
 from sevkit.sources.pins import DebGroup, Pin, without_credentials
 from sevkit.stage import Plan, PlanFunction, Stage
@@ -30,7 +30,7 @@ from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import LOCKED_CONFIG, plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
-from sevkit.store import NOT_SOURCES, list_local, tree_digest
+from sevkit.store.store import NOT_SOURCES, list_local, tree_digest
 from sevkit.toolchain import GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}

@@ -21,7 +21,7 @@ from sevkit.canonical import Json, canonical_json
 from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
-    from sevkit.recipe import Recipe
+    from sevkit.recipe.model import Recipe
     from sevkit.sources import Pin
     from sevkit.toolchain import Toolchain
 

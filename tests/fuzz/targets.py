@@ -20,28 +20,28 @@ from firmware_samples import firmware
 from recipe_samples import BASE, CHILD, Project
 
 from sevkit.archive import extract_member, unpack, unpack_deb
-from sevkit.copyright import read_copyright, spdx
-from sevkit.cpio import Directory, Entry, File, Node, Symlink, read, write
-from sevkit.elf import Elf
 from sevkit.errors import SevkitError
-from sevkit.firmware_modules import modules
-from sevkit.firmware_verifier import verifier
+from sevkit.firmware.modules import modules
+from sevkit.firmware.ovmf import parse as parse_firmware
+from sevkit.firmware.verifier import verifier
 from sevkit.guest.channel import Frame, FrameType, ViolationError, encode_message
 from sevkit.guest.conversation import Conversation
+from sevkit.image.manifest import read_manifest
 from sevkit.kconfig.dotconfig import values_of
 from sevkit.kconfig.fragment import merge, parse_fragment
-from sevkit.loader import FolderTree, closure
-from sevkit.lock import Lock, read_lock
-from sevkit.manifest import read_manifest
-from sevkit.oci_config import Accounts, runtime_config
-from sevkit.oci_image import find_image
-from sevkit.ovmf import parse as parse_firmware
+from sevkit.measure.snp_report import parse as parse_report
+from sevkit.oci.config import Accounts, runtime_config
+from sevkit.oci.image import find_image
 from sevkit.patches import read_series
-from sevkit.recipe import DebSource
-from sevkit.snp_report import parse as parse_report
+from sevkit.project.lock import Lock, read_lock
+from sevkit.recipe.model import DebSource
+from sevkit.recipe.template import Templates
+from sevkit.recipe.toml_lines import key_lines
+from sevkit.rootfs.copyright import read_copyright, spdx
+from sevkit.rootfs.cpio import Directory, Entry, File, Node, Symlink, read, write
+from sevkit.rootfs.elf import Elf
+from sevkit.rootfs.loader import FolderTree, closure
 from sevkit.sources.pins import Pin, PinMemory
-from sevkit.template import Templates
-from sevkit.toml_lines import key_lines
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 REAL_FIRMWARE = (

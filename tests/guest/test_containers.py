@@ -19,7 +19,7 @@ from sevkit.guest.plaintext import page_of, search
 from sevkit.guest.qemu import ROOTFS_TAG
 from sevkit.guest.running import Guest, Streams
 from sevkit.guest.session import Session
-from sevkit.oci_config import Overrides, runtime_config
+from sevkit.oci.config import Overrides, runtime_config
 
 pytestmark = [pytest.mark.boots, pytest.mark.network]
 

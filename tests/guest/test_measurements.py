@@ -6,8 +6,8 @@ from pathlib import Path
 import launch_digests
 from launch_digests import SIGNATURES, Snp
 
-from sevkit.manifest import load
-from sevkit.manifest_shape import Manifest, Measurement
+from sevkit.image.manifest import load
+from sevkit.image.shape import Manifest, Measurement
 
 
 def expected(row: Measurement, manifest: Manifest, folder: Path) -> str:

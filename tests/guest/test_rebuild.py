@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sevkit.errors import ImageError
-from sevkit.output import publish
+from sevkit.image.output import publish
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("sev_guest")]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sevkit.store import default_root
+from sevkit.store.store import default_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")

@@ -24,7 +24,7 @@ from sevkit.guest.container import run_container
 from sevkit.guest.running import Streams
 from sevkit.guest.session import Session
 from sevkit.guest.workload import prepare
-from sevkit.oci_config import Overrides
+from sevkit.oci.config import Overrides
 
 pytestmark = [pytest.mark.boots, pytest.mark.network]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sevkit.store import default_root
+from sevkit.store.store import default_root
 
 pytestmark = pytest.mark.network
 

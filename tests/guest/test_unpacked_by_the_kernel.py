@@ -20,8 +20,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "unit")]
 
 from tests.fuzz.targets import random_tree  # noqa: E402
 
-from sevkit.cpio import Directory, Entry, File, Node, Symlink, write  # noqa: E402
 from sevkit.errors import BuildError  # noqa: E402
+from sevkit.rootfs.cpio import Directory, Entry, File, Node, Symlink, write  # noqa: E402
 
 pytestmark = pytest.mark.boots
 

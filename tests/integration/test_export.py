@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 import pytest
 
 from sevkit.archive import unpack_deb
-from sevkit.manifest import load
-from sevkit.recipe import DebSource
+from sevkit.image.manifest import load
+from sevkit.recipe.model import DebSource
 from sevkit.sources import Apt, DebGroup, fetch, resolve
 
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]

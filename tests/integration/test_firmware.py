@@ -9,8 +9,8 @@ import pytest
 
 from sevkit.archive import extract_member, unpack_deb
 from sevkit.errors import ImageError, RecipeError, SourceError
-from sevkit.ovmf import parse, read_firmware
-from sevkit.recipe import DebSource
+from sevkit.firmware.ovmf import parse, read_firmware
+from sevkit.recipe.model import DebSource
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.sources import Apt
 from sevkit.stage import Stage

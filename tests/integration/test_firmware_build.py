@@ -14,9 +14,9 @@ import pytest
 
 from sevkit.canonical import Json
 from sevkit.errors import BuildError
-from sevkit.manifest import load
-from sevkit.ovmf import read_firmware
-from sevkit.recipe import DebSourcePackage
+from sevkit.firmware.ovmf import read_firmware
+from sevkit.image.manifest import load
+from sevkit.recipe.model import DebSourcePackage
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.sources import Apt
 from sevkit.stage import Stage

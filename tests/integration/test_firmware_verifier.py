@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sevkit.archive import extract_member
-from sevkit.firmware_verifier import Verifier, verifier
-from sevkit.recipe import DebSource
+from sevkit.firmware.verifier import Verifier, verifier
+from sevkit.recipe.model import DebSource
 from sevkit.sources import Apt
 
 pytestmark = pytest.mark.network

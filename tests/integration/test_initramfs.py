@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from sevkit import cpio
 from sevkit.canonical import sha256_of
-from sevkit.contents import why
 from sevkit.errors import BuildError
-from sevkit.recipe import Recipe
+from sevkit.recipe.model import Recipe
+from sevkit.rootfs import cpio
+from sevkit.rootfs.contents import why
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.stage import Stage
 from sevkit.stages.agent import build_agent, plan_agent
 from sevkit.stages.initramfs import build_initramfs, plan_initramfs
 from sevkit.stages.sysroot import build_sysroot, plan_sysroot
-from sevkit.store import list_tree, tree_digest
+from sevkit.store.store import list_tree, tree_digest
 
 LIB = "/usr/lib/x86_64-linux-gnu"
 LOADER = "/lib64/ld-linux-x86-64.so.2"

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sevkit.cpio import Directory, Entry, File, Node, Symlink, read, write
-from sevkit.elf import Elf, is_elf
 from sevkit.errors import BuildError
-from sevkit.loader import FolderTree, closure
+from sevkit.rootfs.cpio import Directory, Entry, File, Node, Symlink, read, write
+from sevkit.rootfs.elf import Elf, is_elf
+from sevkit.rootfs.loader import FolderTree, closure
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=("Cs",)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_initramfs import Workshop, a_recipe, rows_of
 
-from sevkit.contents import why
+from sevkit.rootfs.contents import why
 
 pytestmark = pytest.mark.network
 

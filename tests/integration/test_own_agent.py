@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from documented import REPOSITORY, read
 
-from sevkit import cpio
+from sevkit.rootfs import cpio
 
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -3,7 +3,7 @@
 
 Its package in Debian brings the firmware that they are of, the last page of an AmdSev build. One
 page is no firmware that sevkit measures, so these hold the independent computation of the tests,
-which in turn holds sevkit (tests/unit/test_measure.py).
+which in turn holds sevkit (tests/unit/test_measure_digests.py).
 """
 
 import struct

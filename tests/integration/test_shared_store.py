@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from crash_lab import Lab, damage
 
-from sevkit.store import Store
-from sevkit.store_gc import collect
+from sevkit.store.gc import collect
+from sevkit.store.store import Store
 
 TESTS = Path(__file__).resolve().parents[1]
 BUILDER_ROOT = TESTS.parent / "builder"
@@ -37,8 +37,8 @@ COLLECTOR = """
     sys.path.insert(0, {tests!r})
     from pathlib import Path
     import crash_lab
-    from sevkit.store import Store
-    from sevkit.store_gc import collect
+    from sevkit.store.store import Store
+    from sevkit.store.gc import collect
     end, count = time.monotonic() + {seconds}, 0
     while time.monotonic() < end or (count < 2 and time.monotonic() < end + 120):
         done = collect(Store(Path({place!r}) / "store"), older_than_seconds=0, max_bytes=0)

@@ -17,7 +17,7 @@ import pytest
 
 from sevkit.archive import unpack, unpack_deb
 from sevkit.errors import HostError, SourceError
-from sevkit.recipe import DebSource, DebSourcePackage
+from sevkit.recipe.model import DebSource, DebSourcePackage
 from sevkit.sources import Apt, DebGroup, Pin, SourceGoneError, fetch, resolve
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("mirror")]

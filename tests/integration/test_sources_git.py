@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sevkit.errors import SourceError
-from sevkit.recipe import GitSource
+from sevkit.recipe.model import GitSource
 from sevkit.sources import Apt, fetch, resolve
 
 Git = Callable[..., str]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from crash_lab import Lab, damage
 
-from sevkit import output, uptodate
 from sevkit.errors import SevkitError
-from sevkit.recipe import DebSource
+from sevkit.image import output
+from sevkit.recipe.model import DebSource
 from sevkit.sources import Pin, PinMemory
-from sevkit.store import Store, list_tree
+from sevkit.store import uptodate
+from sevkit.store.store import Store, list_tree
 
 ROUNDS = 40
 

@@ -13,7 +13,7 @@ import pytest
 from sevkit.sources import Apt, DebGroup, fetch
 from sevkit.stage import Stage
 from sevkit.stages.sysroot import build_sysroot
-from sevkit.store import Store
+from sevkit.store.store import Store
 from sevkit.toolchain import LINKS
 
 REPOSITORY = Path(__file__).resolve().parents[2]

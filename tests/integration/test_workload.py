@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from sevkit.errors import SourceError
-from sevkit.oci_image import find_image
-from sevkit.verity import BLOCK
-from sevkit.workload import Workload, make
+from sevkit.oci.image import find_image
+from sevkit.oci.verity import BLOCK
+from sevkit.oci.workload import Workload, make
 
 
 def docker_archive(path: Path, layer: bytes) -> Path:

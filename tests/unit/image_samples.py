@@ -11,7 +11,7 @@ from typing import Any
 from firmware_samples import firmware
 
 from sevkit.canonical import Json
-from sevkit.recipe import Recipe
+from sevkit.recipe.model import Recipe
 from sevkit.stage import Stage
 from sevkit.stages.firmware import build_firmware, plan_firmware
 from sevkit.stages.image import build_image, plan_image

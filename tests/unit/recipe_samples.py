@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sevkit.errors import RecipeError
-from sevkit.library import Library
-from sevkit.recipe import Recipe
-from sevkit.recipe_file import load
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
+from sevkit.recipe.model import Recipe
 
 BASE = """\
 schema = 1

@@ -20,7 +20,7 @@ from sevkit.doctor import (
     needs_of_image,
     needs_of_mode,
 )
-from sevkit.manifest import load
+from sevkit.image.manifest import load
 
 GENOA = Facts(
     cpu_features=("sev", "sev-es", "sev-snp"),

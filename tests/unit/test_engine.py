@@ -17,7 +17,7 @@ from sevkit.events import Event, TaskFinished, TaskStarted
 from sevkit.sandbox import CancelledError
 from sevkit.sources import Pin
 from sevkit.stage import Plan, Runner, Stage
-from sevkit.store import Store
+from sevkit.store.store import Store
 
 Build = Callable[[Stage, Mapping[str, Path], Path, Runner], None]
 

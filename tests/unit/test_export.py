@@ -18,9 +18,9 @@ from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.exports import FORMATS, exported, subject_of
 from sevkit.exports.cbor import Tag, encode
-from sevkit.manifest import load, text_of, write_sums
-from sevkit.manifest_shape import Manifest
-from sevkit.requirements import BOOT_DEVICES
+from sevkit.image.manifest import load, text_of, write_sums
+from sevkit.image.requirements import BOOT_DEVICES
+from sevkit.image.shape import Manifest
 
 HASHED = {
     "kernel_hashes": {"base": 0x810C00, "size": 1024, "for_snp": True},

@@ -11,7 +11,7 @@ import pytest
 from firmware_samples import FILES, firmware, volume
 
 from sevkit.errors import ImageError
-from sevkit.firmware_modules import modules
+from sevkit.firmware.modules import modules
 
 LZMA = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
 GUID = UUID("5b1b31a1-9562-11d2-8e3f-00a0c969723b")
@@ -88,7 +88,7 @@ def test_damage_gives_an_answer_or_one_error() -> None:
 
 
 def test_a_bomb_unpacks_to_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sevkit.firmware_modules.LIMIT_BYTES", 8 << 20)
+    monkeypatch.setattr("sevkit.firmware.modules.LIMIT_BYTES", 8 << 20)
     packed = lzma.compress(section(0x10, b"code") + bytes(48 << 20), lzma.FORMAT_ALONE, preset=0)
     head = LZMA.bytes_le + (24).to_bytes(2, "little") + (1).to_bytes(2, "little")
     bomb = file(section(0x02, head + packed), kind=0x0B)

@@ -14,7 +14,8 @@ from test_firmware_modules import compressed, module
 
 from sevkit.cli.common import main
 from sevkit.errors import ImageError
-from sevkit.firmware_verifier import (
+from sevkit.firmware.ovmf import parse
+from sevkit.firmware.verifier import (
     _HASHES,
     LOADER,
     Verifier,
@@ -23,7 +24,6 @@ from sevkit.firmware_verifier import (
     verifier,
     verifies,
 )
-from sevkit.ovmf import parse
 
 ALL = b"".join(guid.bytes_le for guid in _HASHES)
 MUTATIONS = 10_000

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from sevkit.errors import ImageError, RecipeError
+from sevkit.firmware.hash_table import hash_table
 from sevkit.guest.boot import Outcome
 from sevkit.guest.launch import Launch
 from sevkit.guest.session import Session, spec_of
-from sevkit.hash_table import hash_table
-from sevkit.manifest import Manifest, describe_file, load, text_of, write_sums
-from sevkit.requirements import BOOT_DEVICES
+from sevkit.image.manifest import Manifest, describe_file, load, text_of, write_sums
+from sevkit.image.requirements import BOOT_DEVICES
 
 ROLES = {"kernel": "vmlinuz", "initramfs": "initramfs", "firmware": "firmware.fd"}
 MODES = ("sev", "sev-es", "sev-snp")

@@ -14,7 +14,7 @@ from hostile_archives import OUTSIDE, bombs, deb, good_tar, others, tars
 
 from sevkit.archive import extract_member, unpack, unpack_deb
 from sevkit.errors import SevkitError, SourceError
-from sevkit.oci_image import find_image
+from sevkit.oci.image import find_image
 
 CORPUS = {**dict(tars()), **dict(others())}
 

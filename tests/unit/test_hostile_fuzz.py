@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from elf_samples import a_loader, an_elf
 
-from sevkit.cpio import Directory, File, Symlink, write
-from sevkit.elf import Elf
 from sevkit.errors import BuildError, RecipeError, SourceError
-from sevkit.loader import FolderTree, closure
-from sevkit.oci_image import find_image
+from sevkit.oci.image import find_image
 from sevkit.patches import read_series
+from sevkit.rootfs.cpio import Directory, File, Symlink, write
+from sevkit.rootfs.elf import Elf
+from sevkit.rootfs.loader import FolderTree, closure
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests/fuzz/found"

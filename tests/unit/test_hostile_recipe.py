@@ -8,7 +8,7 @@ import pytest
 from recipe_samples import Project
 
 from sevkit.errors import RecipeError
-from sevkit.template import Templates
+from sevkit.recipe.template import Templates
 
 ESCAPES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",

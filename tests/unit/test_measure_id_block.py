@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from sevkit.errors import RecipeError
-from sevkit.id_block import IdBlock, id_block
+from sevkit.measure.id_block import IdBlock, id_block
 
 SECRET = int(
     "6B9D3DAD2E1B8C1C05B19875B6659F4DE23C3B667BF297BA9AA47740787137D8"

@@ -10,8 +10,8 @@ import pytest
 from sevkit.errors import RecipeError
 from sevkit.guest.container import parse_bytes
 from sevkit.guest.workload import accounts_of, prepare
-from sevkit.oci_config import CAPABILITIES, Accounts, Overrides, runtime_config
-from sevkit.oci_seccomp import allowed_calls, profile
+from sevkit.oci.config import CAPABILITIES, Accounts, Overrides, runtime_config
+from sevkit.oci.seccomp import allowed_calls, profile
 
 IMAGE: dict[str, Any] = {
     "architecture": "amd64",

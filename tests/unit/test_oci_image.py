@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from sevkit import oci_image
 from sevkit.errors import RecipeError, SourceError
-from sevkit.filetree import FileTree, Node
-from sevkit.oci_image import find_image
+from sevkit.oci import image as oci_image
+from sevkit.oci.filetree import FileTree, Node
+from sevkit.oci.image import find_image
 
 Entries = Mapping[str, bytes | str | None]
 """Name → content of a file, target of a symbolic link, or None for a folder."""

@@ -10,9 +10,9 @@ import pytest
 
 from sevkit import plan as planning
 from sevkit.canonical import Json
-from sevkit.library import Library
 from sevkit.plan import make_kconfig_plan, make_plan, requests
-from sevkit.recipe_file import load
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
 from sevkit.sources import Pin
 from sevkit.stage import Plan, changes
 

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 from sevkit.errors import RecipeError
-from sevkit.library import Library
-from sevkit.recipe import SOURCE_KINDS, Recipe
-from sevkit.recipe_file import load, schema
+from sevkit.recipe.file import load, schema
+from sevkit.recipe.library import Library
+from sevkit.recipe.model import SOURCE_KINDS, Recipe
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 EXAMPLES = {

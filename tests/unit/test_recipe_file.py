@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from recipe_samples import BASE, CHILD, Project
 
-from sevkit.library import Library
-from sevkit.recipe import DebSource, FileSource, UrlSource
-from sevkit.recipe_file import load
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
+from sevkit.recipe.model import DebSource, FileSource, UrlSource
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

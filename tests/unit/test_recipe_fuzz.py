@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from recipe_samples import BASE, CHILD, Project
 
 from sevkit.errors import RecipeError
-from sevkit.recipe import Recipe
+from sevkit.recipe.model import Recipe
 
 SEEDS = [
     BASE,

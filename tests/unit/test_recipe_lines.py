@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevkit.toml_lines import key_lines
+from sevkit.recipe.toml_lines import key_lines
 
 TEXT = '''\
 # comment with "quotes" and [brackets]

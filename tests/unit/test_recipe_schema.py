@@ -10,8 +10,8 @@ import pytest
 from recipe_samples import BASE, CHILD, Project
 from test_recipe_values import BAD, GOOD
 
-from sevkit.library import Library
-from sevkit.recipe_file import load, schema
+from sevkit.recipe.file import load, schema
+from sevkit.recipe.library import Library
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(schema())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from recipe_samples import Project
 
-from sevkit.recipe import COMMAND_LINE_BYTES
+from sevkit.recipe.model import COMMAND_LINE_BYTES
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sevkit.recipe import DebSource, GitSource, UrlSource
+from sevkit.recipe.model import DebSource, GitSource, UrlSource
 from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve
 from sevkit.sources.pins import without_credentials
 

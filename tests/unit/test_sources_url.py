@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from sevkit.errors import SourceError
-from sevkit.recipe import UrlSource
+from sevkit.recipe.model import UrlSource
 from sevkit.sources import Apt, Pin, fetch, resolve
 from sevkit.sources import url as module
 
 CONTENT = random.Random(1).randbytes(300_000)
 WRONG = random.Random(2).randbytes(300_000)
+PACKED = gzip.compress(bytes(8 << 20))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -178,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, CONTENT, **{f"X_{number}": "x" for number in range(5000)})
 
     def answer_packed(self) -> None:
-        self.send(200, gzip.compress(bytes(64 << 20)), Content_Encoding="gzip")
+        self.send(200, PACKED, Content_Encoding="gzip")
 
     def answer_elsewhere(self) -> None:
         self.send(302, Location=f"http://localhost:{self.server.server_port}/good/file")

@@ -13,7 +13,7 @@ import pytest
 
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
-from sevkit.recipe import DebSource, DebSourcePackage, GitSource
+from sevkit.recipe.model import DebSource, DebSourcePackage, GitSource
 from sevkit.stage import Stage
 from sevkit.stages.edk2 import _expected_modules, _fix_cookies, plan_edk2
 from sevkit.stages.edk2_source import SourceTree, prepare_source

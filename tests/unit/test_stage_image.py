@@ -10,8 +10,8 @@ from firmware_samples import I386, SNP_SECTIONS, WITH_HASHES, firmware
 from image_samples import Bench, recipe
 
 from sevkit.errors import BuildError, ImageError, RecipeError
-from sevkit.manifest import load, verify
-from sevkit.output import build_id
+from sevkit.image.manifest import load, verify
+from sevkit.image.output import build_id
 from sevkit.stages.firmware import plan_firmware
 
 

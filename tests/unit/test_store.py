@@ -13,7 +13,7 @@ from sevkit.canonical import sha256_of
 from sevkit.disk import full_disk_explained
 from sevkit.errors import ImageError, SevkitError
 from sevkit.stage import Stage
-from sevkit.store import Store, list_tree, tree_digest
+from sevkit.store.store import Store, list_tree, tree_digest
 
 
 def a_stage(**params: str) -> Stage:
@@ -156,7 +156,7 @@ def test_what_a_killed_process_left_is_swept_but_not_what_a_living_one_uses(stor
     code = textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from sevkit.store import Store
+        from sevkit.store.store import Store
         with Store(Path({str(store.root)!r})).scratch() as folder:
             (folder / "half").write_text("made")
             print("ready", flush=True)
@@ -180,7 +180,7 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(store: Store) -> None:
     code = textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from sevkit.store import Store
+        from sevkit.store.store import Store
         with Store(Path({str(store.root)!r})).lock("x", lambda: None):
             print("held", flush=True)
             sys.stdin.read()

@@ -17,8 +17,8 @@ from documented import PAGES, read
 from sevkit.canonical import sha256_of
 from sevkit.cli import main
 from sevkit.stage import Stage
-from sevkit.store import Store
-from sevkit.store_gc import collect
+from sevkit.store.gc import collect
+from sevkit.store.store import Store
 
 DAY = 24 * 3600
 

@@ -8,9 +8,9 @@ from test_plan import REPOSITORY, fake_pins
 
 from sevkit import plan as planning
 from sevkit.errors import RecipeError
-from sevkit.library import Library
 from sevkit.plan import make_kconfig_plan, make_plan, requests
-from sevkit.recipe_file import load
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
 from sevkit.sources import DebGroup, Pin
 from sevkit.stage import Plan
 from sevkit.toolchain import HOST, Toolchain, package_of, packages, toolchain, tools_of

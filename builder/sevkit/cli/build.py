@@ -22,7 +22,7 @@ from sevkit.cli.common import (
 from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
-    from sevkit.project import Project
+    from sevkit.project.project import Project
     from sevkit.stage import Plan
 
 
@@ -59,7 +59,7 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
             click.echo(json.dumps({"event": "Result", **place_of, "idle": answer.idle}))
         return 0
     if idle:
-        from sevkit import uptodate
+        from sevkit.store import uptodate
 
         text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
         uptodate.remember(

@@ -15,9 +15,9 @@ from sevkit import __version__
 from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
+    from sevkit.cli.listeners import BuildListener
     from sevkit.engine import Settings
-    from sevkit.listeners import BuildListener
-    from sevkit.project import Project
+    from sevkit.project.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,7 +119,7 @@ class BuildOptions:
 
     def listener(self) -> "BuildListener":
         """Bars on a terminal, else lines; JSON when asked."""
-        from sevkit.listeners import JsonLines, PlainLines, ProgressBars
+        from sevkit.cli.listeners import JsonLines, PlainLines, ProgressBars
 
         if self.as_json:
             return JsonLines(sys.stdout)
@@ -132,8 +132,8 @@ class BuildOptions:
 def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
     """The project of `place`, with a listener that holds the terminal."""
     from sevkit.events import Notice
-    from sevkit.project import Project
-    from sevkit.store import Store, default_root
+    from sevkit.project.project import Project
+    from sevkit.store.store import Store, default_root
     from sevkit.toolchain import toolchain
 
     with options.listener() as listener:

@@ -57,7 +57,7 @@ def export(
     (configuration drop-in), rvps (reference values), corim (experimental) or slsa (provenance).
     """
     from sevkit.exports import exported, subject_of
-    from sevkit.output import find_image
+    from sevkit.image.output import find_image
 
     subject = subject_of(
         find_image(image, place.output),
@@ -107,9 +107,9 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
     Exits 0 when the host is ready and 3 when it is not. Changes nothing.
     """
     from sevkit.doctor import facts_of, image_finding, judge, needs_of_image, needs_of_mode
-    from sevkit.manifest import load
-    from sevkit.output import find_image
-    from sevkit.store import default_root
+    from sevkit.image.manifest import load
+    from sevkit.image.output import find_image
+    from sevkit.store.store import default_root
 
     facts = facts_of(default_root(os.environ) / "hosts")
     findings = {}

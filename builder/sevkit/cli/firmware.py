@@ -27,9 +27,9 @@ def firmware() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, as_json: bool) -> None:
     """Say what the OVMF image FILE can launch, and whether it checks kernel hashes."""
-    from sevkit.firmware_modules import modules
-    from sevkit.firmware_verifier import verifier
-    from sevkit.ovmf import parse, read_bytes
+    from sevkit.firmware.modules import modules
+    from sevkit.firmware.ovmf import parse, read_bytes
+    from sevkit.firmware.verifier import verifier
 
     data = read_bytes(file)
     facts = parse(data, str(file))
@@ -66,8 +66,8 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     """
     from sevkit.guest.prove import prove as boot_all
     from sevkit.guest.session import Session
-    from sevkit.output import find_image
-    from sevkit.store import default_root
+    from sevkit.image.output import find_image
+    from sevkit.store.store import default_root
 
     folder = find_image(image, place.output).resolve()
     session = Session.of_image(folder, accel="tcg", cache=default_root(os.environ) / "hosts")

@@ -14,7 +14,7 @@ from sevkit.errors import ImageError, RecipeError
 
 if TYPE_CHECKING:
     from sevkit.guest.launch import Accelerator
-    from sevkit.manifest import Manifest
+    from sevkit.image.manifest import Manifest
 
 ACCEL = click.option(
     "--accel",
@@ -78,9 +78,9 @@ def run(
     from sevkit.guest.running import Streams
     from sevkit.guest.session import Session
     from sevkit.guest.workload import prepare
-    from sevkit.oci_config import PIDS_LIMIT, Overrides
-    from sevkit.output import find_image
-    from sevkit.store import default_root
+    from sevkit.image.output import find_image
+    from sevkit.oci.config import PIDS_LIMIT, Overrides
+    from sevkit.store.store import default_root
     from sevkit.terminal import size_of
 
     if rootfs is None and not words:
@@ -146,8 +146,8 @@ def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     """
     from sevkit.guest.plaintext import look
     from sevkit.guest.session import Session
-    from sevkit.output import find_image
-    from sevkit.store import default_root
+    from sevkit.image.output import find_image
+    from sevkit.store.store import default_root
 
     session = Session.of_image(
         find_image(image, place.output),
@@ -190,8 +190,8 @@ def verify_report(
     folder. Exit status 0 when nothing that was checked is wrong.
     """
     from sevkit.guest.qemu import POLICIES
-    from sevkit.manifest import read_manifest
-    from sevkit.snp_report import check, measurements_of, parse
+    from sevkit.image.manifest import read_manifest
+    from sevkit.measure.snp_report import check, measurements_of, parse
 
     if measurement is None:
         path = manifest / "manifest.json" if manifest.is_dir() else manifest

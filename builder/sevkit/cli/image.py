@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def why(place: Place, path: str, image: str) -> None:
     """Say what brought PATH into the initramfs: digest, package, licence, chain."""
-    from sevkit.contents import why as explain
-    from sevkit.output import find_image
+    from sevkit.image.output import find_image
+    from sevkit.rootfs.contents import why as explain
 
     contents = json.loads((find_image(image, place.output) / "contents.json").read_bytes())
     for line in explain(contents, path):
@@ -34,9 +34,9 @@ def why(place: Place, path: str, image: str) -> None:
 def schema(kind: str) -> None:
     """Print the JSON Schema of a recipe or a manifest."""
     if kind == "recipe":
-        from sevkit.recipe_file import schema as made
+        from sevkit.recipe.file import schema as made
     else:
-        from sevkit.manifest import schema as made
+        from sevkit.image.manifest import schema as made
     click.echo(json.dumps(made(), indent=2))
 
 
@@ -51,17 +51,17 @@ def schema(kind: str) -> None:
 @click.pass_obj
 def verify(place: Place, image: str, key: Path | None, identity: str | None) -> int:
     """Check every byte of an image directory, and its launch digests, against its manifest."""
-    from sevkit.manifest import load
-    from sevkit.manifest import verify as differences
-    from sevkit.measured_image import measurement_differences
-    from sevkit.output import find_image
+    from sevkit.image.manifest import load
+    from sevkit.image.manifest import verify as differences
+    from sevkit.image.measured import measurement_differences
+    from sevkit.image.output import find_image
 
     folder = find_image(image, place.output)
     found = differences(folder) or measurement_differences(folder, load(folder))
     for line in found:
         click.echo(line)
     if key is not None and not found:
-        from sevkit.signature import check
+        from sevkit.image.signature import check
 
         click.echo(check(folder, key, identity))
     click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
@@ -112,8 +112,8 @@ def boot(
     initramfs, or the folder of --rootfs.
     """
     from sevkit.guest.session import Session
-    from sevkit.output import find_image
-    from sevkit.store import default_root
+    from sevkit.image.output import find_image
+    from sevkit.store.store import default_root
 
     folder = find_image(image, place.output)
     session = Session.of_image(

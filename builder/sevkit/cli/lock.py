@@ -55,7 +55,7 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
 
     There: sevkit -C FOLDER build RECIPE --locked --offline.
     """
-    from sevkit.vendor import vendor as write
+    from sevkit.project.vendor import vendor as write
 
     targets, overrides = split_words(words)
     if len(targets) > 1:
@@ -79,7 +79,7 @@ def cache_key(place: Place, /, words: tuple[str, ...], files: bool, **flags: Any
 
     Asks nobody: a source that is not in the lock counts by what the recipe says of it.
     """
-    from sevkit.cache_key import inputs_of, key_of
+    from sevkit.project.cache_key import inputs_of, key_of
 
     targets, overrides = split_words(words)
     with opened(place, quiet(**flags)) as project:

@@ -9,11 +9,11 @@ import click
 
 from sevkit.cli.common import Place, main, shown
 from sevkit.errors import RecipeError
-from sevkit.measure import CPUS, Vmm
-from sevkit.ovmf import Mode
+from sevkit.firmware.ovmf import Mode
+from sevkit.measure.digests import CPUS, Vmm
 
 if TYPE_CHECKING:
-    from sevkit.measure import Measurement
+    from sevkit.measure.digests import Measurement
 
 
 class _Number(click.ParamType[int]):
@@ -69,10 +69,10 @@ def measure(
     """
     from dataclasses import replace
 
-    from sevkit.id_block import POLICY, id_block
-    from sevkit.manifest import load
-    from sevkit.measured_image import measure_image, wanted_of
-    from sevkit.output import find_image
+    from sevkit.image.manifest import load
+    from sevkit.image.measured import measure_image, wanted_of
+    from sevkit.image.output import find_image
+    from sevkit.measure.id_block import POLICY, id_block
 
     if id_key is None and (author_key is not None or policy is not None):
         raise RecipeError("--author-key and --policy are of an ID block", hint="give --id-key too")
@@ -130,8 +130,8 @@ def diff(place: Place, old: str, new: str, as_json: bool) -> int:
 
     Exit status 0 when nothing differs, 1 when something does.
     """
-    from sevkit.image_diff import differences
-    from sevkit.output import find_image
+    from sevkit.image.diff import differences
+    from sevkit.image.output import find_image
 
     before, after = find_image(old, place.output), find_image(new, place.output)
     found = differences(before, after)

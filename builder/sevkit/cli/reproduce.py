@@ -47,8 +47,8 @@ def reproduce(
     recipe is now, if not under the image's name. Exit status 0 when all bytes are the same, 1 when
     some differ; diffoscope, where it is installed, explains how.
     """
-    from sevkit.output import find_image
-    from sevkit.reproduce import reproduce as build_again
+    from sevkit.image.output import find_image
+    from sevkit.project.reproduce import reproduce as build_again
 
     folder = find_image(image, place.output)
     options = BuildOptions(jobs, False, False, offline, ci or as_json, False, "bwrap", "host")

@@ -38,8 +38,8 @@ def sign(
     In two steps where the key is on another machine: --export FILE, there
     `ssh-keygen -Y sign -n sevkit-manifest -f KEY FILE`, then --attach FILE.sig.
     """
-    from sevkit import signature
-    from sevkit.output import find_image
+    from sevkit.image import signature
+    from sevkit.image.output import find_image
 
     if sum(option is not None for option in (key, export_to, attach)) != 1:
         raise RecipeError("sign needs one of --key, --export and --attach")

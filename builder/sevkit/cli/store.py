@@ -13,7 +13,7 @@ from sevkit.cli.common import Place, main, shown
 from sevkit.errors import HostError
 
 if TYPE_CHECKING:
-    from sevkit.store_gc import Collected
+    from sevkit.store.gc import Collected
 
 _DEFAULT_DAYS = 30
 _SECONDS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
@@ -50,8 +50,8 @@ def _in(units: Mapping[str, int], example: str) -> Callable[..., int | None]:
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed.")
 def gc(older_than: int | None, max_size: int | None, dry_run: bool) -> None:
     """Remove from the store what was not used for long; never what a running build uses."""
-    from sevkit.store import Store, default_root
-    from sevkit.store_gc import collect
+    from sevkit.store.gc import collect
+    from sevkit.store.store import Store, default_root
 
     if older_than is None and max_size is None:
         older_than = _DEFAULT_DAYS * _SECONDS["d"]
@@ -84,7 +84,7 @@ def _size(count: int) -> str:
 @click.pass_obj
 def clean(place: Place, whole_store: bool) -> None:
     """Delete images and logs of this project; with --store everything that was fetched or built."""
-    from sevkit.store import Store, default_root
+    from sevkit.store.store import Store, default_root
 
     folders = [place.output]
     root = default_root(os.environ)

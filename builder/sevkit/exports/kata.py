@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from sevkit.errors import ImageError
 from sevkit.exports.subject import Subject
 from sevkit.guest.qemu import POLICIES
-from sevkit.manifest import Role
+from sevkit.image.manifest import Role
 
 _PREFIX = "io.katacontainers.config.hypervisor"
 _ASSETS: Mapping[str, Role] = {"kernel": "kernel", "initrd": "initramfs", "firmware": "firmware"}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sevkit.errors import ImageError
 from sevkit.exports.cbor import Cbor, Tag, encode
 from sevkit.exports.subject import Subject
-from sevkit.manifest_shape import Measurement
+from sevkit.image.shape import Measurement
 
 _VERSION = "0.1.0"
 _SNP_NAME = "snp_launch_measurement"

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sevkit.exports.subject import Subject
-from sevkit.manifest import MANIFEST, text_of
-from sevkit.manifest_shape import Source
-from sevkit.sbom import package_url
+from sevkit.image.manifest import MANIFEST, text_of
+from sevkit.image.sbom import package_url
+from sevkit.image.shape import Source
 
 _BUILD_TYPE = "urn:sevkit:image:1"
 _BUILDER = "urn:sevkit:builder"

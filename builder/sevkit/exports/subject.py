@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 from sevkit.errors import ImageError, RecipeError
+from sevkit.firmware.ovmf import Mode
 from sevkit.guest.launch import Accelerator, Launch
 from sevkit.guest.qemu import GuestSpec
 from sevkit.guest.session import spec_of
-from sevkit.manifest import Manifest, load
-from sevkit.manifest_shape import Measurement
-from sevkit.ovmf import Mode
+from sevkit.image.manifest import Manifest, load
+from sevkit.image.shape import Measurement
 
 T = TypeVar("T", int, str)
 

@@ -46,7 +46,7 @@ class GuestSpec:
     hashes_at: int | None = None
     """Where that place is in guest memory; None without one."""
     hashes: bytes = b""
-    """What QEMU would put there if this were SEV (`sevkit.hash_table`); a multiple of 8 bytes."""
+    """What QEMU would put there if this were SEV: `sevkit.firmware.hash_table`; a multiple of 8."""
     disk: Path | None = None
     """An image that the guest reads as its first virtio disk."""
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sevkit.errors import ImageError, RecipeError
+from sevkit.firmware.hash_table import hash_table, patched_kernel
 from sevkit.guest.boot import Outcome, Setting, boot, booted, limits_for, watch
 from sevkit.guest.conversation import Report
 from sevkit.guest.launch import Accelerator, choose, find_qemu
 from sevkit.guest.qemu import GuestSpec, parse_memory
 from sevkit.guest.report import report_lines
 from sevkit.guest.running import Guest
-from sevkit.hash_table import hash_table, patched_kernel
-from sevkit.manifest import Manifest, Role, load
-from sevkit.requirements import BOOT_DEVICES, Swiotlb, launch_problems
+from sevkit.image.manifest import Manifest, Role, load
+from sevkit.image.requirements import BOOT_DEVICES, Swiotlb, launch_problems
 
 _UNPATCHED_FROM = (10, 0)
 """The first QEMU that offers the kernel as it is in its file too (fw_cfg etc/boot/kernel, in

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sevkit.canonical import Json
 from sevkit.errors import RecipeError
-from sevkit.oci_config import Accounts, Overrides, runtime_config
+from sevkit.oci.config import Accounts, Overrides, runtime_config
 
 _KINDS = ("docker-archive", "oci", "dir")
 
@@ -64,8 +64,8 @@ def prepare(name: str, overrides: Overrides, *, sealed: bool = False) -> Iterato
         config = runtime_config({}, overrides, accounts_of(folder))
         yield Prepared(name, folder=folder, config=config)
         return
-    from sevkit.oci_image import find_image
-    from sevkit.workload import SEALED, make
+    from sevkit.oci.image import find_image
+    from sevkit.oci.workload import SEALED, make
 
     with tempfile.TemporaryDirectory(prefix="sevkit-workload-") as scratch:
         work, file = Path(scratch) / "work", Path(scratch) / "workload.img"

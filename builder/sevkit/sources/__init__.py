@@ -12,7 +12,7 @@ Resolving says which file it must be (a digest, or a commit); fetching brings it
 from collections.abc import Sequence
 from pathlib import Path
 
-from sevkit.recipe import FileSource, GitSource, Source, UrlSource
+from sevkit.recipe.model import FileSource, GitSource, Source, UrlSource
 from sevkit.sources.deb import Apt
 from sevkit.sources.git import fetch_commit
 from sevkit.sources.pins import (

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from sevkit.canonical import sha256_of
 from sevkit.errors import HostError, SourceError
-from sevkit.recipe import DebSource, DebSourcePackage, Source
+from sevkit.recipe.model import DebSource, DebSourcePackage, Source
 from sevkit.sources.commands import run_watched
 from sevkit.sources.mirrors import Mirror, host_mirrors, mirrors_of
 from sevkit.sources.pins import DebGroup, Pin, Progress, SourceGoneError

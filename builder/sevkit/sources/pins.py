@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sevkit.canonical import Json
 from sevkit.errors import SourceError
-from sevkit.leases import widen
-from sevkit.recipe import GitSource, Source, UrlSource
+from sevkit.recipe.model import GitSource, Source, UrlSource
+from sevkit.store.leases import widen
 
 Progress = Callable[[int, int | None, str], None]
 """Called with bytes so far, bytes in all when known, and a note."""

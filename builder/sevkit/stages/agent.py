@@ -18,8 +18,8 @@ from typing import Any
 
 from sevkit.archive import extract_member
 from sevkit.canonical import Json
-from sevkit.elf import X86_64, Elf, is_elf
 from sevkit.errors import BuildError
+from sevkit.rootfs.elf import X86_64, Elf, is_elf
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.within import file_within, within
 

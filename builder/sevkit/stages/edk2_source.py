@@ -16,7 +16,7 @@ from sevkit import patches
 from sevkit.archive import unpack
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
-from sevkit.recipe import DebSource
+from sevkit.recipe.model import DebSource
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.patched import only_folder, plan_series, planned_series
 from sevkit.within import within

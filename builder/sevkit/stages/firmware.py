@@ -14,7 +14,7 @@ from pathlib import Path
 from sevkit.archive import extract_member
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
-from sevkit.ovmf import FirmwareFacts, read_firmware
+from sevkit.firmware.ovmf import FirmwareFacts, read_firmware
 from sevkit.stage import Planner, Runner, Stage
 
 VERSION = 3
@@ -47,7 +47,7 @@ def source_member(source: object) -> str | None:
 
 
 def build_firmware(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
-    """Write ``firmware.fd`` and ``firmware.json``, the record of `sevkit.ovmf.FirmwareFacts`.
+    """Write ``firmware.fd`` and ``firmware.json``, the record of `firmware.ovmf.FirmwareFacts`.
 
     Raises `ImageError` when it is no OVMF image, `SourceError` when the source lacks the file,
     `RecipeError` when it can do none of the modes that the recipe asks for.

@@ -15,19 +15,19 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from sevkit import requirements
-from sevkit.agent_fit import check_early, check_fit
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
-from sevkit.firmware_verifier import measured_boot_problems, verifier, verifies
+from sevkit.firmware.ovmf import Mode, parse
+from sevkit.firmware.verifier import measured_boot_problems, verifier, verifies
+from sevkit.image import requirements
+from sevkit.image.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
+from sevkit.image.measured import measure_image
+from sevkit.image.requirements import Contents, Swiotlb
+from sevkit.image.sbom import SBOM, sbom_text
+from sevkit.image.shape import MANIFEST_VERSION, Constraints, Manifest, Measurement
+from sevkit.kconfig.agent_fit import check_early, check_fit
 from sevkit.kconfig.fragment import merge, parse_fragment
-from sevkit.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
-from sevkit.manifest_shape import MANIFEST_VERSION, Constraints, Manifest, Measurement
-from sevkit.measured_image import measure_image
-from sevkit.ovmf import Mode, parse
-from sevkit.recipe import FileSource
-from sevkit.requirements import Contents, Swiotlb
-from sevkit.sbom import SBOM, sbom_text
+from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
 
 VERSION = 6

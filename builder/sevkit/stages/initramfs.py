@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sevkit import cpio
 from sevkit.canonical import Json
-from sevkit.compress import METHODS, compress, compressor
-from sevkit.contents import Package, PathType, Row, account, check_budget
-from sevkit.elf import Elf, is_elf
 from sevkit.errors import BuildError
-from sevkit.loader import Closure, FolderTree, closure, follow, resolve, verify
+from sevkit.rootfs import cpio
+from sevkit.rootfs.compress import METHODS, compress, compressor
+from sevkit.rootfs.contents import Package, PathType, Row, account, check_budget
+from sevkit.rootfs.elf import Elf, is_elf
+from sevkit.rootfs.loader import Closure, FolderTree, closure, follow, resolve, verify
 from sevkit.stage import Planner, Runner, Stage
 
 VERSION = 1
@@ -134,7 +134,7 @@ def _sha256(path: Path) -> str:
 
 
 class ArchiveTree:
-    """The entries of an archive as a root file system; implements `sevkit.loader.ListedTree`."""
+    """The entries of an archive as a root file system; implements `rootfs.loader.ListedTree`."""
 
     def __init__(self, entries: Iterable[cpio.Entry]):
         self._links: dict[str, str] = {}

@@ -16,10 +16,10 @@ from typing import Any
 
 from sevkit.archive import DebControl, unpack_deb
 from sevkit.canonical import Json
-from sevkit.contents import Package
-from sevkit.copyright import SEE_COPYRIGHT, Licences, read_copyright
 from sevkit.errors import BuildError
-from sevkit.loader import FolderTree, resolve
+from sevkit.rootfs.contents import Package
+from sevkit.rootfs.copyright import SEE_COPYRIGHT, Licences, read_copyright
+from sevkit.rootfs.loader import FolderTree, resolve
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.toolchain import GROUP, LINKS
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether firmware holds the code that compares kernel, initramfs and command line with hashes.
+
+A look, never a proof: code that names all three hashes may still go on after a bad one, as EDK2's
+did before edk2-stable202408. The version that its package or source states tells that; for an image
+of unknown age only a guest that was seen to refuse does.
+
+Source: OvmfPkg/AmdSev/BlobVerifierLibSevHashes/BlobVerifierSevHashes.c of EDK2, linked into
+OvmfPkg/QemuKernelLoaderFsDxe; a verifier that checks nothing (BlobVerifierLibNull) names no hash.
+"""
+
+import re
+from collections.abc import Sequence
+from enum import Enum
+from uuid import UUID
+
+from sevkit.firmware.modules import contents
+from sevkit.firmware.ovmf import FirmwareFacts, Mode, parse
+
+LOADER = "QemuKernelLoaderFsDxe"
+"""The module that takes the kernel from QEMU."""
+
+_HASHES = (
+    UUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a"),
+    UUID("44baf731-3a2f-4bd7-9af1-41e29169781d"),
+    UUID("4de79437-abd2-427f-b835-d5b172d2045b"),
+)
+"""Names of the entries for command line, initramfs and kernel."""
+_HALTS_FROM = (2024, 8)
+"""edk2-stable202408: the loader stops at a blob that fits no hash, instead of leaving it out."""
+_VERSION = re.compile(r"(20[0-9]{2})\.([0-9]{2})\b")
+
+
+class Verifier(Enum):
+    """What was found. The values are what JSON says."""
+
+    NO_PLACE = "no-place"
+    """There is no place for the hashes: a host can't hand them over."""
+    NONE = "advertises-but-does-not-verify"
+    """There is a place, and a loader that looks at no hash."""
+    PRESENT = "holds-verifier"
+    """There is a place, and a loader that knows all three hashes."""
+    UNKNOWN = "unknown"
+    """There is a place, and no loader was found: its volume can't be read, or it has none."""
+
+
+def verifier(data: bytes, name: str) -> Verifier:
+    """What the image `data` does about hashes. Raises `ImageError` when it is no OVMF image."""
+    if parse(data, name).kernel_hashes is None:
+        return Verifier.NO_PLACE
+    loaders = [content for module, content in contents(data, name) if module == LOADER]
+    if not loaders:
+        return Verifier.UNKNOWN
+    knows = all(guid.bytes_le in loader for loader in loaders for guid in _HASHES)
+    return Verifier.PRESENT if knows else Verifier.NONE
+
+
+def halts(version: str | None) -> bool | None:
+    """Whether a verifier of that edk2 version stops at a bad hash; None when it can't be told.
+
+    `version` is that of a Debian package: ``2025.02-8+deb13u1``, after edk2's stable tags.
+    """
+    match = _VERSION.match(version or "")
+    return None if match is None else (int(match[1]), int(match[2])) >= _HALTS_FROM
+
+
+def verifies(found: Verifier, version: str | None) -> bool | None:
+    """Whether firmware is known to refuse what fits no hash; None when nobody can tell."""
+    return (
+        halts(version)
+        if found is Verifier.PRESENT
+        else None
+        if found is Verifier.UNKNOWN
+        else False
+    )
+
+
+def measured_boot_problems(
+    facts: FirmwareFacts, found: Verifier, version: str | None, modes: Sequence[Mode]
+) -> list[str]:
+    """Why boot can't be called measured in `modes` with this firmware, a line each."""
+    problems = []
+    if found is Verifier.NO_PLACE:
+        problems.append("it has no table of hashes: a host can't hand them over")
+    if found is Verifier.NONE:
+        problems.append("it takes hashes and checks none: any kernel boots with a good digest")
+    if found is Verifier.UNKNOWN:
+        problems.append(f"it takes hashes, and holds no {LOADER} that could check them")
+    if found is Verifier.PRESENT and halts(version) is False:
+        problems.append(f"its verifier, of edk2 {version}, goes on after a bad hash: 2024.08 stops")
+    places = facts.kernel_hashes
+    if places is not None and not places.for_snp and "sev-snp" in modes:
+        problems.append("its SEV metadata has no section for kernel hashes, which sev-snp needs")
+    if "bios" not in facts.loads_as:
+        problems.append("it is one half of a split build, and one whole file is needed")
+    return problems

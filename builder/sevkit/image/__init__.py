@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image directories and what they say of themselves.
+
+output.py        `output/<name>/<version>-<build id>/`, published at once, never changed
+shape.py         what a manifest may say, with its JSON Schema
+manifest.py      a manifest written, read, and held against the bytes beside it
+requirements.py  what a guest asks of its host
+measured.py      the launch digests of an image
+sbom.py          its bill of materials
+signature.py     whose it is
+diff.py          why two images measure differently
+"""

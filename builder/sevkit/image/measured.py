@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch digests of an image directory: its own, others, and held against its manifest.
+
+Nothing is measured but the bytes that the manifest names; a file that was replaced is an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sevkit.errors import ImageError, RecipeError
+from sevkit.image.manifest import MANIFEST, describe_file
+from sevkit.image.shape import Manifest
+from sevkit.measure.digests import Boot, Measurement, Wanted, cmdline_problem, measure
+
+_MEASURED = ("firmware", "kernel", "initramfs")
+
+
+def wanted_of(manifest: Manifest) -> Wanted:
+    """The launches that an image is meant for, in the modes that it can do."""
+    launch = manifest.launch
+    return Wanted(
+        modes=manifest.possible_modes,
+        vcpus=launch.vcpus,
+        cpus=launch.cpus,
+        guest_features=launch.guest_features,
+        vmms=launch.vmms,
+    )
+
+
+def measure_image(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    wanted: Wanted | None = None,
+    append: Sequence[str] = (),
+) -> list[Measurement]:
+    """The digests of an image in `folder`: for the launches of its manifest, or those `wanted`.
+
+    `append`: words that the runtime adds to the command line, each after a blank.
+
+    Raises `ImageError` when a file is not what the manifest says, `RecipeError` for a launch that
+    can't be.
+    """
+    if problem := cmdline_problem(manifest.cmdline):
+        raise ImageError(
+            f"{folder / MANIFEST}: cmdline {problem}", hint="build the image again: it was edited"
+        )
+    cmdline = " ".join(word for word in [manifest.cmdline, *append] if word)
+    if problem := cmdline_problem(cmdline):
+        raise RecipeError(f"the command line with what is appended {problem}")
+    asked = wanted or wanted_of(manifest)
+    for mode in asked.modes:
+        if problems := manifest.launch.modes[mode].problems:
+            raise ImageError(
+                f"{manifest.name} can't be launched with {mode}", why="\n".join(problems)
+            )
+    paths = _checked(folder, manifest)
+    boot = Boot(
+        firmware=paths["firmware"],
+        kernel=paths["kernel"],
+        initrd=paths.get("initramfs"),
+        cmdline=cmdline,
+        verifies=manifest.firmware.verifies_kernel_hashes,
+    )
+    return measure(boot, asked)
+
+
+def measurement_differences(folder: Path, manifest: Manifest) -> list[str]:
+    """What differs between the digests of a manifest and those of its files, a line each."""
+    try:
+        found = {_launch(row): row for row in measure_image(folder, manifest)}
+    except (ImageError, RecipeError) as error:
+        return [": ".join([error.what, *error.why.splitlines()])]
+    stated = {
+        _launch(row): row for row in (Measurement(**m.model_dump()) for m in manifest.measurements)
+    }
+    lines = [
+        f"{MANIFEST}: lacks the measurement of {_titled(found, key)}"
+        for key in found.keys() - stated
+    ]
+    lines += [
+        f"{MANIFEST}: measures what is not asked: {_titled(stated, key)}"
+        for key in stated.keys() - found
+    ]
+    for key in found.keys() & stated.keys():
+        if found[key] != stated[key]:
+            lines.append(
+                f"{MANIFEST}: {found[key].title}: measures {found[key].digest} "
+                f"({found[key].covers}), not {stated[key].digest} ({stated[key].covers})"
+            )
+    return sorted(lines)
+
+
+def _launch(row: Measurement) -> Measurement:
+    return replace(row, digest="", covers="firmware")
+
+
+def _titled(rows: Mapping[Measurement, Measurement], key: Measurement) -> str:
+    return rows[key].title
+
+
+def _checked(folder: Path, manifest: Manifest) -> dict[str, Path]:
+    """Role → path of the files that are measured, each as the manifest says."""
+    paths = {}
+    for role in _MEASURED:
+        file = manifest.files.get(role)  # type: ignore[call-overload]
+        if file is None:
+            continue
+        paths[role] = folder / file.path
+        try:
+            found = describe_file(paths[role])
+        except OSError as error:
+            raise ImageError(
+                f"{paths[role]} can't be read", why=str(error.strerror), hint="get the image again"
+            ) from error
+        if found != file:
+            raise ImageError(
+                f"{paths[role]} is not the {role} of this image",
+                why=f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}",
+                hint="it was replaced after the build: restore it, or build the image again",
+            )
+    return paths

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image directories: `output/<name>/<version>-<build id>/`, published at once, never changed.
+
+A debug image says so in the name of its directory: `<version>-debug-<build id>`. `latest` in the
+same folder is a symbolic link to the one published last. A killed build leaves nothing visible, and
+the next one removes what it left.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from sevkit.disk import fsync, full_disk_explained, remove
+from sevkit.errors import ImageError, RecipeError
+from sevkit.stage import Plan, Stage
+
+BUILD_ID_DIGITS = 12
+_DRAFT = ".draft-"
+
+
+def image_dir(output: Path, plan: Plan) -> Path:
+    """Where the image of `plan` is or will be published."""
+    recipe, stage = plan.recipe, plan.stage("image")
+    variant = "debug-" if recipe.debug else ""
+    return output / recipe.name / f"{recipe.version}-{variant}{build_id(stage)}"
+
+
+def build_id(stage: Stage) -> str:
+    """The first 12 hex digits of the image stage's key."""
+    return stage.key[:BUILD_ID_DIGITS]
+
+
+def publish(data: Path, image: Path) -> bool:
+    """Copy the files of `data` to the new directory `image`, visible all at once.
+
+    Returns False when the same image is there already. Raises `ImageError` when the directory is
+    there with other bytes: a published image is never overwritten.
+    """
+    from sevkit.image.manifest import verify
+
+    with full_disk_explained(image.parent):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(image.parent):
+            if image.exists():
+                if differences := verify(image):
+                    raise ImageError(
+                        f"{image} was changed after it was published",
+                        why="\n".join(differences),
+                        hint=f"move it away or delete it, then build again: rm -r {image}",
+                    )
+                return False
+            draft = image.parent / f"{_DRAFT}{image.name}.{secrets.token_hex(4)}"
+            try:
+                _copy(data, draft)
+                if differences := verify(draft):
+                    why = "\n".join(differences)
+                    raise ImageError(f"{image} could not be written whole", why=why)
+                draft.rename(image)
+                fsync(image.parent)
+            finally:
+                remove(draft)
+    return True
+
+
+def _copy(data: Path, draft: Path) -> None:
+    draft.mkdir()
+    for file in sorted(data.iterdir()):
+        shutil.copyfile(file, draft / file.name)
+        (draft / file.name).chmod(0o444)
+        fsync(draft / file.name)
+    fsync(draft)
+
+
+def point_latest(image: Path) -> None:
+    """Make `latest` beside `image` point at it."""
+    link = image.parent / "latest"
+    with contextlib.suppress(OSError):
+        if os.readlink(link) == image.name:  # noqa: PTH115
+            return
+    with full_disk_explained(image.parent), _alone_in(image.parent):
+        draft = image.parent / f"{_DRAFT}latest.{secrets.token_hex(4)}"
+        draft.symlink_to(image.name)
+        draft.replace(link)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other builds from publishing in `folder`; drafts that are there are of killed ones."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # file systems without locks (flock(2)) go without
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for draft in folder.glob(f"{_DRAFT}*"):
+                if draft.is_symlink():
+                    draft.unlink()
+                else:
+                    remove(draft)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def find_image(name: str, output: Path) -> Path:
+    """The image directory that `name` means: a path, or the latest image of a recipe's name.
+
+    Raises `RecipeError` when there is none.
+    """
+    path = Path(name)
+    for candidate in (path, output / name / "latest"):
+        if (candidate / "manifest.json").is_file():
+            return candidate.resolve()
+    if path.is_dir() and (path / "latest" / "manifest.json").is_file():
+        return (path / "latest").resolve()
+    raise RecipeError(
+        f"there is no image '{name}'",
+        why=f"neither {path}/manifest.json nor {output / name}/latest/manifest.json exists",
+        hint=f"sevkit build {path.name}",
+    )

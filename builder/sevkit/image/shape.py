@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a manifest: what an image says of itself, as frozen data with its JSON Schema.
+
+Every key is always there; a fact that does not apply is null. A change here that an older reader
+would misread raises `MANIFEST_VERSION`. Reads and checks no file.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sevkit.firmware.ovmf import Loader, Mode
+from sevkit.measure.digests import Covers, Init, Vmm
+
+MANIFEST_VERSION = 1
+
+Role = Literal["kernel", "initramfs", "firmware", "config", "contents", "sbom"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha384 = Annotated[str, Field(pattern=r"^[0-9a-f]{96}$")]
+Sha512 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+Bytes = Annotated[int, Field(ge=0)]
+Mib = Annotated[int, Field(gt=0)]
+Release = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)?$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Part(BaseModel):
+    """An object of a manifest: frozen, every key present, no other key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class File(Part):
+    """A file of the image directory."""
+
+    path: Annotated[FileName, Field(description="Name in the image directory.")]
+    size: Annotated[Bytes, Field(description="Bytes.")]
+    sha256: Sha256
+    sha384: Sha384
+    sha512: Sha512
+
+
+class Patch(Part):
+    """A patch that a source got."""
+
+    name: str
+    sha256: Sha256
+    description: str
+    forwarded: Annotated[str, Field(description="Where it was sent or came from (DEP-3).")]
+    files: tuple[str, ...]
+
+
+class Kernel(Part):
+    """The kernel in `files.kernel`."""
+
+    release: Annotated[str, Field(description="What uname -r says.")]
+    version: Annotated[str, Field(description="Of the source.")]
+    series: Annotated[str | None, Field(description="The patch series; null without any.")]
+    patches: tuple[Patch, ...]
+    moved_hunks: Annotated[
+        tuple[str, ...], Field(description="Hunks that applied at another line than they name.")
+    ]
+    fragments: tuple[str, ...]
+    unmet_wanted: Annotated[
+        tuple[str, ...], Field(description="Options that were wanted and this version has not.")
+    ]
+    config_sha256: Sha256
+    compiler: str
+
+
+class Package(Part):
+    """A distribution package that something in the initramfs comes from."""
+
+    name: str
+    version: str
+    source: str
+    licence: str
+    other_licences: tuple[str, ...]
+    bytes: Annotated[Bytes, Field(description="Of its files in the initramfs.")]
+
+
+class Initramfs(Part):
+    """The root file system; contents.json accounts for every path of it."""
+
+    placement: Annotated[
+        Literal["separate", "builtin"],
+        Field(description="A file of its own, or linked into the kernel: then load no initrd."),
+    ]
+    compression: str
+    level: int
+    compressor: str
+    size: Annotated[Bytes, Field(description="Bytes, compressed.")]
+    sha256: Annotated[Sha256, Field(description="Of the compressed archive.")]
+    archive_size: Annotated[Bytes, Field(description="Bytes, not compressed.")]
+    archive_sha256: Sha256
+    paths: Annotated[int, Field(ge=1)]
+    packages: tuple[Package, ...]
+
+
+class Agent(Part):
+    """The program that runs as process 1."""
+
+    name: str
+    path: Annotated[str, Field(description="In the guest.")]
+    size: Bytes
+    sha256: Sha256
+    format: str
+    licence: str | None
+
+
+class TableEntry(Part):
+    """An entry of the firmware's GUIDed table."""
+
+    guid: str
+    name: Annotated[str, Field(description="Empty for one that sevkit does not know.")]
+    data: Annotated[str, Field(description="Hex.")]
+
+
+class MetadataSection(Part):
+    """A range of guest memory that an SNP launch prepares."""
+
+    type: int
+    name: str
+    base: int
+    size: int
+
+
+class KernelHashes(Part):
+    """Where the host may put the hashes of kernel, initramfs and command line."""
+
+    base: int
+    size: int
+    for_snp: Annotated[bool, Field(description="Whether an SNP launch has the place too.")]
+
+
+class FirmwareBuild(Part):
+    """How firmware was compiled from edk2; `sources` has the digests of the source's archives."""
+
+    source: Annotated[str, Field(description="Name in the recipe.")]
+    version: Annotated[str | None, Field(description="Of Debian's source package; else null.")]
+    source_patches: Annotated[tuple[str, ...], Field(description="The source package's own.")]
+    platform: Annotated[str, Field(description="The platform description (build -p).")]
+    target: Annotated[Literal["RELEASE", "DEBUG", "NOOPT"], Field(description="build -b")]
+    toolchain: Annotated[str, Field(description="The tool chain tag (build -t).")]
+    defines: Annotated[Mapping[str, str], Field(description="Macros (build -D).")]
+    series: Annotated[str | None, Field(description="The patch series; null without any.")]
+    patches: tuple[Patch, ...]
+    moved_hunks: Annotated[
+        tuple[str, ...], Field(description="Hunks that applied at another line than they name.")
+    ]
+    tools: Annotated[Mapping[str, str], Field(description="Tool → what its --version says.")]
+
+
+class Firmware(Part):
+    """What the firmware in `files.firmware` says of itself."""
+
+    size: Bytes
+    sha256: Sha256
+    sec_bits: Annotated[Literal[32, 64] | None, Field(description="Width of its first code.")]
+    has_variable_store: bool
+    loads_as: Annotated[tuple[Loader, ...], Field(description="How QEMU takes it.")]
+    problems: Annotated[
+        Mapping[Mode, tuple[str, ...]], Field(description="Why it can't be launched in a mode.")
+    ]
+    kernel_hashes: Annotated[
+        KernelHashes | None, Field(description="Null: nothing but the firmware is measured.")
+    ]
+    verifies_kernel_hashes: Annotated[
+        bool | None,
+        Field(
+            description="Whether it was shown to refuse what does not fit the hashes. Null: nobody "
+            "has shown it. Boot is measured only where this is true."
+        ),
+    ]
+    table: tuple[TableEntry, ...]
+    metadata: tuple[MetadataSection, ...] | None
+    build: Annotated[FirmwareBuild | None, Field(description="Null: taken as it is.")]
+
+
+class Source(Part):
+    """Something that was fetched for the build."""
+
+    source: Annotated[str, Field(description="Name in the recipe, or debs:<group>.")]
+    reference: Annotated[
+        str,
+        Field(
+            pattern=r"^((blob|tree):[0-9a-f]{64}|git:[0-9a-f]{40})$",
+            description="SHA-256 of a file or folder listing, or a git commit.",
+        ),
+    ]
+    name: str
+    size: Bytes | None
+    origin: Annotated[
+        Mapping[str, str],
+        Field(description="Kind; package, version and suite, or addresses, or commit."),
+    ]
+
+
+class Build(Part):
+    """How to build the image again; `sources` and `toolchain` say from and with what."""
+
+    variables: Annotated[Mapping[str, str], Field(description="Of the recipe, as they were set.")]
+    toolchain: Annotated[
+        str,
+        Field(
+            pattern=r"^(host|debian:[a-z][a-z0-9-]*)$",
+            description="Whose tools: the build host's, or packages of a Debian release.",
+        ),
+    ]
+    sandbox: Annotated[
+        Literal["bwrap", "none"],
+        Field(description="none: build steps could read the host and reach its network."),
+    ]
+
+
+class ModeFacts(Part):
+    """Whether and from which versions on the image can be launched in a mode."""
+
+    asked: Annotated[bool, Field(description="Whether the recipe asks for it.")]
+    possible: bool
+    problems: Annotated[tuple[str, ...], Field(description="Why it is not possible.")]
+    kernel_hashes: Annotated[
+        bool, Field(description="Whether the firmware has the place for hashes in this mode.")
+    ]
+    host_kernel: Annotated[Release, Field(description="The first that can.")]
+    guest_kernel: Annotated[Release, Field(description="The first that can.")]
+    qemu: Annotated[Release, Field(description="The first that can.")]
+    qemu_kernel_hashes: Annotated[
+        Release, Field(description="The first that measures kernel, initramfs and command line.")
+    ]
+
+
+class Launch(Part):
+    """The launches that the image is meant for."""
+
+    modes: Mapping[Mode, ModeFacts]
+    vcpus: tuple[Annotated[int, Field(ge=1)], ...]
+    cpus: tuple[str, ...]
+    guest_features: Annotated[
+        tuple[int, ...], Field(description="SEV_FEATURES of an SNP launch, bit 0 included.")
+    ]
+    vmms: Annotated[tuple[Vmm, ...], Field(description="Whose virtual machine monitors.")]
+
+
+class Measurement(Part):
+    """A launch, and what the secure processor will say of it."""
+
+    mode: Mode
+    vcpus: Annotated[int | None, Field(description="Null: the digest does not depend on it.")]
+    cpu: Annotated[str | None, Field(description="Null: the digest does not depend on it.")]
+    guest_features: Annotated[int | None, Field(description="SEV_FEATURES; null for sev.")]
+    vmm: Vmm
+    init: Annotated[Init | None, Field(description="How QEMU made the guest; null but for sev-es.")]
+    covers: Annotated[
+        Covers,
+        Field(
+            description="kernel: firmware, kernel, initramfs and command line. firmware: no more "
+            "than that, any kernel has this digest. kernel-unchecked: the firmware was not shown "
+            "to compare the hashes that are measured with what it starts."
+        ),
+    ]
+    digest: Annotated[
+        str,
+        Field(
+            pattern=r"^([0-9a-f]{64}|[0-9a-f]{96})$",
+            description="sev, sev-es: the launch measurement before its HMAC, SHA-256. sev-snp: "
+            "the launch digest, SHA-384.",
+        ),
+    ]
+
+
+class Virtio(Part):
+    """How every virtio device must be offered."""
+
+    iommu_platform: Annotated[
+        Literal[True], Field(description="VIRTIO_F_ACCESS_PLATFORM: through bounce buffers.")
+    ] = True
+    disable_legacy: Annotated[
+        Literal[True], Field(description="The legacy interface can't offer it.")
+    ] = True
+
+
+class Constraints(Part):
+    """What a runtime must keep to, because the guest's memory is encrypted."""
+
+    dax: Annotated[
+        Literal[False], Field(description="Memory is encrypted by copying: no DAX, no pmem.")
+    ] = False
+    ksm: Annotated[
+        Literal[False], Field(description="Equal pages differ once encrypted: nothing to merge.")
+    ] = False
+    templating: Annotated[
+        Literal[False], Field(description="Memory of one guest can't be read by another's key.")
+    ] = False
+    cloning: Annotated[Literal[False], Field(description="As templating; nor by snapshot.")] = False
+    memory_hotplug: Annotated[
+        Literal[False], Field(description="Only memory that was there at launch is encrypted.")
+    ] = False
+    virtio: Virtio = Virtio()
+
+
+class DeviceNeed(Part):
+    """Bounce buffers without which a virtio device makes no progress."""
+
+    fixed_bytes: Annotated[Bytes, Field(description="Taken as long as the device is in use.")]
+    per_vcpu_bytes: Annotated[Bytes, Field(description="One largest request for each vCPU.")]
+
+
+class SwiotlbRule(Part):
+    """The size of the bounce buffers, which come out of the guest's memory."""
+
+    fixed_bytes: Annotated[
+        Bytes | None, Field(description="What the command line says; null: a share of memory.")
+    ]
+    percent: int
+    least_mib: Mib
+    most_mib: Mib
+    slot_bytes: int
+    devices: Annotated[
+        Mapping[str, DeviceNeed], Field(description="Kind of device → what one of it needs.")
+    ]
+
+
+class Memory(Part):
+    """What the guest needs, in MiB."""
+
+    minimum_mib: Annotated[Mib, Field(description="It does not boot reliably with less.")]
+    default_mib: Annotated[Mib, Field(description="When nobody says: with room for a workload.")]
+    kernel_bytes: Annotated[Bytes, Field(description="What the kernel needs to unpack itself.")]
+    swiotlb: SwiotlbRule
+
+
+class Manifest(Part):
+    """All that a container runtime must know of an image."""
+
+    manifest_version: Literal[1]
+    name: str
+    version: str
+    summary: str
+    build_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    variant: Annotated[
+        Literal["production", "debug"], Field(description="A debug image is not for production.")
+    ]
+    architecture: Literal["x86_64"]
+    files: Annotated[
+        Mapping[Role, File], Field(description="No initramfs when it is linked into the kernel.")
+    ]
+    cmdline: Annotated[str, Field(description="The exact kernel command line.")]
+    kernel: Kernel
+    initramfs: Initramfs
+    agent: Agent
+    firmware: Firmware
+    sources: tuple[Source, ...]
+    toolchain: Annotated[Mapping[str, str], Field(description="Tool → what its --version says.")]
+    build: Build
+    launch: Launch
+    measurements: Annotated[
+        tuple[Measurement, ...],
+        Field(description="For `cmdline` as it is, of each mode that is asked and possible."),
+    ]
+    constraints: Constraints
+    memory: Memory
+
+    @property
+    def is_debug(self) -> bool:
+        """Whether the image is not for production."""
+        return self.variant == "debug"
+
+    @property
+    def possible_modes(self) -> tuple[Mode, ...]:
+        """The modes that the recipe asks for and the image can be launched in."""
+        modes = self.launch.modes
+        return tuple(mode for mode in modes if modes[mode].asked and modes[mode].possible)
+
+    def remarks(self) -> list[str]:
+        """What was asked for and is not possible, and what is not proven, a line each."""
+        lines = [
+            f"{mode} is not possible: {problem}"
+            for mode, facts in self.launch.modes.items()
+            if facts.asked
+            for problem in facts.problems
+        ]
+        if self.firmware.kernel_hashes is None:
+            lines.append("the firmware takes no hashes: kernel and initramfs are not measured")
+        elif not self.firmware.verifies_kernel_hashes:
+            lines.append("nobody has shown that the firmware checks the hashes it is given")
+        if self.build.sandbox == "none":
+            lines.append("built without a sandbox: undeclared inputs may be in it")
+        return lines

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lock files: what each source of a recipe resolved to, and the kernel configuration it gives.
+
+``recipes/<name>.lock`` lists every request that was locked, for any values of the variables, with
+its files by digest; the configurations are whole ``.config`` files beside it, to be read in a
+review. A build reads both and writes neither; `sevkit lock` writes them.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sevkit.canonical import canonical_json, sha256_of
+from sevkit.errors import RecipeError
+from sevkit.recipe.model import FileSource
+from sevkit.sources.pins import Pin, Request, described, without_credentials
+from sevkit.stage import Stage
+
+_SCHEMA = 1
+_REFERENCE = re.compile(r"(blob:[0-9a-f]{64}|git:[0-9a-f]{40})")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*")
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A request as it was locked: under which name the recipe had it, and what it resolved to."""
+
+    source: str
+    request: Mapping[str, Any]
+    pins: tuple[Pin, ...]
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The lock file at `path`. `configs`: key of a configuration → file beside it and SHA-256."""
+
+    path: Path
+    recipe: str
+    requests: tuple[Locked, ...] = ()
+    configs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def pins(self, request: Request) -> Sequence[Pin] | None:
+        """What `request` was locked to; None when it is not in the lock. A file needs no lock."""
+        if isinstance(request, FileSource):
+            return []
+        wanted = _public(request)
+        return next((row.pins for row in self.requests if row.request == wanted), None)
+
+    def refusal(self, source: str, request: Request) -> RecipeError:
+        """Why a build that must be locked can't go on with `request`."""
+        others = [row for row in self.requests if row.source == source]
+        asked = _in_words(_public(request))
+        if others:
+            why = f"locked: {'; '.join(_in_words(row.request) for row in others)}\nasked: {asked}"
+        else:
+            why = f"asked: {asked}"
+        return RecipeError(
+            f"{self.path}: {source} is not locked as the recipe asks for it",
+            why=why,
+            hint=f"sevkit lock {self.recipe}",
+        )
+
+    def config(self, key: str) -> Path | None:
+        """The locked configuration of a kernel stage with this `config_key`; None without one.
+
+        Raises `RecipeError` when its file is missing or was changed.
+        """
+        if key not in self.configs:
+            return None
+        name, digest = self.configs[key]
+        path = self.path.with_name(name)
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise RecipeError(
+                f"{path}: {error.strerror}", hint=f"sevkit lock {self.recipe}"
+            ) from error
+        if found != digest:
+            raise RecipeError(
+                f"{path} is not the configuration that {self.path.name} locks",
+                why=f"its SHA-256 is {found}, not {digest}",
+                hint=f"change a fragment instead, then sevkit lock {self.recipe}",
+            )
+        return path
+
+    def holds(self, name: str) -> bool:
+        """Whether a file called `name` is locked."""
+        return any(pin.name == name for row in self.requests for pin in row.pins)
+
+    def with_pins(self, source: str, request: Request, pins: Sequence[Pin]) -> "Lock":
+        """The lock with `request` locked to `pins`, and what it had for the same request gone."""
+        if isinstance(request, FileSource):
+            return self
+        clean = tuple(replace(pin, origin=without_credentials(pin.origin)) for pin in pins)
+        row = Locked(source, _public(request), clean)
+        kept = [other for other in self.requests if other.request != row.request]
+        return replace(self, requests=(*kept, row))
+
+    def with_config(self, key: str, name: str, data: bytes) -> "Lock":
+        """The lock with the configuration `data` in the file `name`, for `write` to write."""
+        kept = {old: row for old, row in self.configs.items() if row[0] != name}
+        return replace(self, configs={**kept, key: (name, hashlib.sha256(data).hexdigest())})
+
+    def text(self) -> str:
+        """The one text form: equal locks are equal bytes."""
+        rows = [
+            {
+                "source": row.source,
+                "request": row.request,
+                "pins": [
+                    asdict(replace(pin, origin=dict(pin.origin)))
+                    for pin in sorted(row.pins, key=lambda pin: pin.name)
+                ],
+            }
+            for row in sorted(
+                self.requests, key=lambda row: (row.source, canonical_json(row.request))
+            )
+        ]
+        configs = {
+            key: {"file": name, "sha256": digest} for key, (name, digest) in self.configs.items()
+        }
+        record = {
+            "schema": _SCHEMA,
+            "recipe": self.recipe,
+            "requests": rows,
+            "kernel_configs": configs,
+        }
+        return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write the lock, and `files` beside it, each at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for name, data in {**files, self.path.name: self.text().encode()}.items():
+            place = self.path.with_name(name)
+            draft = place.with_name(f".{name}.{secrets.token_hex(4)}")
+            try:
+                draft.write_bytes(data)
+                draft.replace(place)
+            finally:
+                draft.unlink(missing_ok=True)
+
+
+def read_lock(path: Path, recipe: str) -> Lock | None:
+    """The lock of `recipe` in `path`; None where there is none.
+
+    Raises `RecipeError` for a file that is damaged, was edited, or is of another recipe.
+    """
+    try:
+        raw = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, recipe, str(error)) from error
+    try:
+        lock = _parsed(json.loads(raw), path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, recipe, f"{type(error).__name__}: {error}") from error
+    if lock.recipe != recipe:
+        raise _damaged(path, recipe, f"it is the lock of {lock.recipe}")
+    if lock.text() != raw:
+        raise _damaged(path, recipe, "its text is not as sevkit writes it")
+    return lock
+
+
+def changes_of(old: Lock, new: Lock) -> list[str]:
+    """What `new` locks and `old` did not, or otherwise, a line each."""
+    files = [
+        {(row.source, pin.name): pin.reference for row in lock.requests for pin in row.pins}
+        for lock in (old, new)
+    ]
+    lines = [
+        f"{source}: {name} is out" for source, name in sorted(files[0].keys() - files[1].keys())
+    ]
+    lines += [
+        f"{source}: {name} is in" for source, name in sorted(files[1].keys() - files[0].keys())
+    ]
+    lines += [
+        f"{key[0]}: {key[1]} has other bytes"
+        for key in sorted(files[0].keys() & files[1].keys())
+        if files[0][key] != files[1][key]
+    ]
+    before = dict(old.configs.values())
+    for name, digest in sorted(new.configs.values()):
+        if before.get(name) != digest:
+            lines.append(f"kernel: {name} is {'another' if name in before else 'new'}")
+    return lines
+
+
+def config_key(stage: Stage) -> str:
+    """What the configuration of a kernel stage rests on; a linked-in initramfs is no part of it."""
+    inputs = {role: value for role, value in stage.inputs.items() if role != "initramfs"}
+    record = canonical_json({"params": stage.params, "inputs": inputs})
+    return hashlib.sha256(record.encode()).hexdigest()
+
+
+def _parsed(value: Any, path: Path) -> Lock:
+    if value["schema"] != _SCHEMA:
+        raise ValueError(f"schema {value['schema']}, and this sevkit reads {_SCHEMA}")
+    requests = tuple(
+        Locked(str(row["source"]), dict(row["request"]), tuple(map(_pin, row["pins"])))
+        for row in value["requests"]
+    )
+    configs = {}
+    for key, row in value["kernel_configs"].items():
+        if not _FILE_NAME.fullmatch(row["file"]) or not _DIGEST.fullmatch(row["sha256"]):
+            raise ValueError(f"kernel_configs: {row['file']}")
+        configs[key] = (row["file"], row["sha256"])
+    return Lock(path, str(value["recipe"]), requests, configs)
+
+
+def _pin(row: Mapping[str, Any]) -> Pin:
+    pin = Pin(**row)
+    texts = [*pin.origin.keys(), *pin.origin.values()]
+    if (
+        not _REFERENCE.fullmatch(pin.reference)
+        or not _FILE_NAME.fullmatch(pin.name)
+        or not all(isinstance(text, str) for text in texts)
+        or not (pin.size is None or type(pin.size) is int)
+    ):
+        raise ValueError(f"pin {pin.name}")
+    return pin
+
+
+def _damaged(path: Path, recipe: str, why: str) -> RecipeError:
+    return RecipeError(f"{path} can't be used", why=why, hint=f"sevkit lock {recipe}")
+
+
+def _public(request: Request) -> Mapping[str, Any]:
+    """The request without the passwords and tokens that its addresses may hold."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(one) for one in value]
+        return without_credentials({"": value})[""] if isinstance(value, str) else value
+
+    return {name: clean(value) for name, value in described(request).items()}
+
+
+def _in_words(request: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in request.items() if value is not None)

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One person's work on one folder: its recipes, its store, its output, and builds of them.
+
+Ties the steps together, recipe → pins → plan → engine → image directory, and owns the one loop
+among them: a remembered package that has left the mirror is looked up anew, once.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from sevkit.disk import full_disk_explained
+from sevkit.engine import Engine, Settings, Work, find_fetches, find_work, result
+from sevkit.errors import RecipeError, SourceError
+from sevkit.events import Listener, Notice
+from sevkit.image.output import image_dir, point_latest, publish
+from sevkit.kconfig import version_of
+from sevkit.plan import Pins, kernel_config, make_kconfig_plan, make_plan, requests
+from sevkit.project.kernel_questions import KernelQuestions
+from sevkit.project.lock import Lock, changes_of, config_key, read_lock
+from sevkit.project.vendor import without_vendored
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
+from sevkit.recipe.model import Recipe
+from sevkit.sandbox import Processes, SandboxRunner
+from sevkit.sources import Apt, Pin, PinMemory, SourceGoneError, fetch, resolve
+from sevkit.stage import Plan, Stage
+from sevkit.store.store import Store
+from sevkit.toolchain import GROUP, HOST, Toolchain
+
+T = TypeVar("T")
+
+
+@dataclass
+class Project:
+    """A folder with recipes, and where its results go."""
+
+    folder: Path
+    output: Path
+    store: Store
+    listener: Listener
+    toolchain: Toolchain = HOST
+    locked: bool = False
+    library: Library = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.library = Library.of(self.folder)
+        self.memory = PinMemory(self.store.root / "pins")
+        self.apt = Apt(self.store.personal("apt"))
+
+    def recipe(self, name: str, overrides: Mapping[str, str]) -> Recipe:
+        """The recipe called `name`, or in the file `name`, with its variables set."""
+        return load(name, overrides, self.library)
+
+    def pins(self, recipe: Recipe, *, offline: bool = False) -> Pins:
+        """What the sources of `recipe` resolve to: locked, remembered, else looked up.
+
+        What was looked up is remembered; nothing is when the project must be `locked`. Raises
+        `RecipeError` then for what is not in the lock.
+        """
+        found: dict[str, Sequence[Pin]] = {}
+        lock = self.lock(recipe)
+        for name, request in requests(recipe, self.toolchain).items():
+            pins = lock.pins(request) if lock is not None else None
+            if pins is None and lock is not None:
+                if self.locked:
+                    raise lock.refusal(name, request)
+                self.listener(Notice(f"{name} is not in {lock.path.name}"))
+            if pins is None:
+                pins = self.memory.recall(request)
+            if pins is None:
+                if offline:
+                    raise SourceError(
+                        f"{recipe.name}: {name} was never looked up, and the build is offline",
+                        hint=f"sevkit fetch {recipe.name}",
+                    )
+                self.listener(Notice(f"looking up {name}"))
+                pins = resolve(request, self.apt)
+                self.memory.remember(request, pins)
+            found[name] = pins
+        return found
+
+    def lock(self, recipe: Recipe) -> Lock | None:
+        """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
+        path = self.folder / "recipes" / f"{recipe.name}.lock"
+        self.library.observed.add(path)
+        lock = read_lock(path, recipe.name)
+        if lock is None and self.locked:
+            raise RecipeError(f"there is no {path}", hint=f"sevkit lock {recipe.name}")
+        return lock
+
+    def locked_config(self, lock: Lock | None, stage: Stage) -> Path | None:
+        """The configuration that is locked for the kernel `stage`."""
+        if lock is None or not lock.configs:
+            return None
+        path = lock.config(config_key(stage))
+        if path is not None:
+            self.library.observed.add(path)
+        elif self.locked:
+            raise RecipeError(
+                f"{lock.path}: the kernel configuration is locked for something else",
+                why="the source, patches, fragments or compiler are others than they were",
+                hint=f"sevkit lock {lock.recipe}",
+            )
+        else:
+            self.listener(Notice(f"{lock.path.name} locks another kernel configuration"))
+        return path
+
+    def write_lock(self, recipe: Recipe, settings: Settings, *, update: bool) -> list[str]:
+        """Lock all that `recipe` asks for, and its kernel configuration; what changed, a line each.
+
+        What is locked already stays, unless `update`: then everything is looked up anew.
+        """
+        if update:
+            self.forget_pins(recipe)
+        old = self._readable_lock(recipe) or Lock(
+            self.folder / "recipes" / f"{recipe.name}.lock", recipe.name
+        )
+        lock = old
+        pins: dict[str, Sequence[Pin]] = {}
+        for name, request in requests(recipe, self.toolchain).items():
+            found = None if update else old.pins(request) or self.memory.recall(request)
+            if found is None:
+                self.listener(Notice(f"looking up {name}"))
+                found = resolve(request, self.apt)
+            self.memory.remember(request, found)
+            pins[name] = found
+            lock = lock.with_pins(name, request, found)
+        plan = make_plan(recipe, self.library, pins, self.toolchain)
+        questions_plan = make_kconfig_plan(recipe, self.library, pins, self.toolchain)
+        with self._questions(recipe, questions_plan, settings) as questions:
+            questions.check()
+            config = questions.config.read_bytes()
+            series = ".".join(version_of(questions.tree).split(".")[:2])
+        name = f"{recipe.name}-{series}.config"
+        lock = lock.with_config(config_key(plan.stage("kernel")), name, config)
+        lock.write({name: config})
+        return changes_of(old, lock)
+
+    def whole_lock(self, recipe: Recipe) -> Lock:
+        """A lock of just what `recipe` asks for now, whether all of it was locked or not."""
+        path = self.folder / "recipes" / f"{recipe.name}.lock"
+        kept = self.lock(recipe)
+        lock = Lock(path, recipe.name, configs=kept.configs if kept is not None else {})
+        pins = self.pins(recipe)
+        for name, request in requests(recipe, self.toolchain).items():
+            lock = lock.with_pins(name, request, pins[name])
+        return lock
+
+    def _readable_lock(self, recipe: Recipe) -> Lock | None:
+        """The lock, unless it is damaged and so is to be written anew."""
+        try:
+            return self.lock(recipe)
+        except RecipeError as error:
+            self.listener(Notice(f"{error.what}: it is written anew"))
+            return None
+
+    def forget_pins(self, recipe: Recipe) -> None:
+        """Have the sources of `recipe` looked up again."""
+        for request in requests(recipe, self.toolchain).values():
+            self.memory.forget(request)
+
+    def update(self, recipe: Recipe) -> list[str]:
+        """Look up the sources of `recipe` again; what changed, a line each.
+
+        Raises `RecipeError` for a recipe with a lock, which would go on to hold.
+        """
+        if (lock := self.lock(recipe)) is not None:
+            raise RecipeError(
+                f"{recipe.name} is locked by {lock.path}",
+                hint=f"sevkit lock {recipe.name} --update",
+            )
+        before = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
+        self.forget_pins(recipe)
+        after = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
+        lines = [f"{before[name]}: {name} is out" for name in sorted(before.keys() - after.keys())]
+        lines += [f"{after[name]}: {name} is in" for name in sorted(after.keys() - before.keys())]
+        return lines or ["nothing is newer"]
+
+    def plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
+        """The plan of the image."""
+        pins, lock = self.pins(recipe, offline=offline), self.lock(recipe)
+        return make_plan(
+            recipe, self.library, pins, self.toolchain, partial(self.locked_config, lock)
+        )
+
+    def kconfig_plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
+        """The plan of the small tree that answers questions about the kernel configuration."""
+        pins = self.pins(recipe, offline=offline)
+        return make_kconfig_plan(recipe, self.library, pins, self.toolchain)
+
+    def build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
+        """Build `targets` of `recipe`; for the target ``image`` also publish it in `output`.
+
+        A package that was looked up earlier and has left the mirror is looked up anew, once.
+        """
+        with full_disk_explained(self.store.root, self.output):
+            return self._with_newer(recipe, lambda: self._build(recipe, targets, settings))
+
+    def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
+        plan = self.plan(recipe, offline=settings.offline)
+        self._keep(plan)
+        image = image_dir(self.output, plan) if "image" in targets else None
+        if image is not None and (image / "manifest.json").is_file() and not settings.force:
+            self.store.sweep()
+            point_latest(image)
+            return Built(plan, image, idle=True, files=_files_of(image))
+        work = self.run(plan, find_work(plan, self.store, targets, force=settings.force), settings)
+        if image is None:
+            places = [result(plan, self.store, name) for name in targets]
+            return Built(plan, places[0], idle=not work.tasks, files=[str(p) for p in places])
+        publish(result(plan, self.store, "image"), image)
+        point_latest(image)
+        return Built(plan, image, idle=False, files=_files_of(image))
+
+    def _keep(self, plan: Plan) -> None:
+        """Have the store know that all of `plan` that is there is in use, needed today or not."""
+        for stage in plan.stages:
+            self.store.has(stage.key)
+        for reference in plan.pins:
+            self.store.has_blob(reference)
+
+    def _with_newer(self, recipe: Recipe, work: Callable[[], T]) -> T:
+        """Do `work`, and once more with newer versions where remembered ones are no more."""
+        try:
+            return work()
+        except SourceGoneError as gone:
+            self._refuse_moved(recipe, gone)
+            self.listener(Notice(f"{gone.what}; looking for what replaced it"))
+            self.forget_pins(recipe)
+            return work()
+
+    def _refuse_moved(self, recipe: Recipe, gone: SourceGoneError) -> None:
+        """Raise `SourceError` for a locked package that has left the mirror: what is there now."""
+        lock = self.lock(recipe)
+        if lock is None or not lock.holds(gone.name):
+            return
+        newer: list[str] = []
+        with contextlib.suppress(SourceError):
+            for request in requests(recipe, self.toolchain).values():
+                if any(pin.name == gone.name for pin in lock.pins(request) or ()):
+                    package = gone.name.partition("_")[0]
+                    found = resolve(request, self.apt)
+                    newer = [pin.name for pin in found if pin.name.partition("_")[0] == package]
+        raise SourceError(
+            f"{gone.name} is locked and has left the mirror",
+            why=f"there is {', '.join(newer)}" if newer else "",
+            hint=f"sevkit lock {recipe.name} --update",
+        ) from gone
+
+    def fetch(self, recipe: Recipe, settings: Settings) -> int:
+        """Bring every source of `recipe` into the store; the number that was missing."""
+
+        def bring() -> int:
+            plan = self.plan(recipe)
+            return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
+
+        with full_disk_explained(self.store.root, self.output):
+            return self._with_newer(recipe, bring)
+
+    def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
+        """Do `work` and return it; files of a vendored folder are not fetched again."""
+        work = without_vendored(plan, work, self.folder, self.store)
+        Engine(plan, self.store, settings, self.listener, partial(fetch, apt=self.apt)).run(work)
+        return work
+
+    @contextlib.contextmanager
+    def kernel_questions(self, recipe: Recipe, settings: Settings) -> Iterator[KernelQuestions]:
+        """The recipe's kernel configuration, to be asked about."""
+        plan = self.kconfig_plan(recipe, offline=settings.offline)
+        with self._questions(recipe, plan, settings) as questions:
+            yield questions
+
+    @contextlib.contextmanager
+    def _questions(
+        self, recipe: Recipe, plan: Plan, settings: Settings
+    ) -> Iterator[KernelQuestions]:
+        stage = plan.stages[-1]
+        self.run(plan, find_work(plan, self.store, [stage.name]), settings)
+        tree = self.store.open(stage.key)
+        params, fragments = kernel_config(recipe, self.library)
+        settings.logs.mkdir(parents=True, exist_ok=True)
+        with self.store.scratch() as scratch:
+            runner = SandboxRunner(
+                title="kconfig",
+                work=scratch,
+                inputs={"tree": tree, **fragments},
+                log=settings.logs / "kconfig.log",
+                jobs=settings.jobs,
+                confined=settings.confined,
+                processes=Processes(),
+                on_progress=lambda done, total, note: None,
+                root=self._toolchain_root(stage),
+            )
+            yield KernelQuestions.of(tree, fragments, params, runner)
+
+    def _toolchain_root(self, stage: Stage) -> Path | None:
+        if GROUP not in stage.inputs:
+            return None
+        return self.store.open(stage.inputs[GROUP].partition(":")[2]) / "root"
+
+    def observed(self) -> list[str]:
+        """Every path that the plans made so far rest on, those that were not there included."""
+        return [*map(str, self.library.observed), *map(str, self.memory.observed)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build gave: an image directory or, for a single stage, its place in the store."""
+
+    plan: Plan
+    result: Path
+    idle: bool
+    files: Sequence[str]
+
+    def remarks(self) -> list[str]:
+        """What a user should know about the image, from its manifest; nothing for a stage."""
+        from sevkit.image.manifest import load as load_manifest
+
+        if not (self.result / "manifest.json").is_file():
+            return []
+        return load_manifest(self.result).remarks()
+
+
+def _files_of(image: Path) -> list[str]:
+    return [str(image.parent / "latest"), str(image), *(str(path) for path in image.iterdir())]

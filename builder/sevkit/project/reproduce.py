@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds an image once more from what its manifest says, and compares every byte.
+
+Sources are the ones that the manifest names, the tools are those that it says were used; recipe,
+fragments and patches are the project's, and what of them is not as it was is told. Nothing that
+was built before is taken up unless asked for: the work is done in a store of its own that starts
+with the sources alone. Never changes the image or the project's output.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sevkit.engine import Settings, find_work
+from sevkit.errors import HostError, ImageError, SevkitError
+from sevkit.events import Notice
+from sevkit.image.diff import differences
+from sevkit.image.manifest import SIGNATURE, Manifest, load, verify
+from sevkit.image.output import build_id
+from sevkit.plan import Pins, make_plan, requests
+from sevkit.project.project import Project
+from sevkit.recipe.model import FileSource, Recipe
+from sevkit.sources import Pin
+from sevkit.stage import Plan
+from sevkit.store.store import Store
+from sevkit.toolchain import Toolchain, toolchain
+
+_DIFFOSCOPE = ("diffoscope", "--exclude-directory-metadata=yes", "--text=-")
+_DIFFOSCOPE_SECONDS = 600
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One file of the image: `difference` is None where both have the same bytes."""
+
+    name: str
+    difference: str | None
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of building an image again."""
+
+    image: Path
+    files: Sequence[Comparison]
+    other_inputs: Sequence[str]
+    """What of the project or the host is not what the image was built from, a line each."""
+    causes: Sequence[str]
+    """Why the bytes differ, as far as the images tell, a line each."""
+    explanation: str
+    """What diffoscope(1) says; empty where nothing differs or it is not installed."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every file has the same bytes."""
+        return all(file.difference is None for file in self.files)
+
+
+def reproduce(
+    project: Project,
+    image: Path,
+    settings: Settings,
+    *,
+    name: str | None = None,
+    reuse: Sequence[str] = (),
+    keep: Path | None = None,
+) -> Reproduction:
+    """Build the image in the directory `image` again, from recipe `name` (default: its own).
+
+    The stages in `reuse` are taken from the project's store as they were built; `keep` is a new
+    folder for what was built. Raises `ImageError` when the image is not as it was
+    published, `RecipeError` where the project lacks its recipe or one of its files, and whatever a
+    build raises.
+    """
+    manifest = load(image)
+    if problems := verify(image):
+        raise ImageError(f"{image} is not as it was published", why="\n".join(problems))
+    if keep is not None and keep.exists():
+        raise ImageError(f"{keep} is there already", hint="name a folder that is not")
+    tools = toolchain(manifest.build.toolchain, manifest.build.sandbox)
+    recipe = project.recipe(name or manifest.name, manifest.build.variables)
+    locked_config = partial(project.locked_config, project.lock(recipe))
+    pins = _pins(manifest, recipe, tools)
+    plan = make_plan(recipe, project.library, pins, tools, locked_config)
+    other_inputs = list(_other_inputs(plan, manifest))
+    for line in other_inputs:
+        project.listener(Notice(line))
+    with project.store.scratch() as scratch:
+        store = Store(scratch / "store")
+        _share_sources(plan, project.store, store, scratch / "source")
+        for stage in map(plan.stage, reuse):
+            shutil.copytree(project.store.open(stage.key), scratch / "reused", symlinks=True)
+            store.publish(stage, scratch / "reused")
+        again = replace(project, output=scratch / "output", store=store, toolchain=tools)
+        again.run(
+            plan,
+            find_work(plan, store, ["image"]),
+            replace(settings, confined=tools.confined),
+        )
+        made = store.open(plan.stage("image").key)
+        files = list(compared(image, made))
+        is_same = all(file.difference is None for file in files)
+        answer = Reproduction(
+            image=image,
+            files=files,
+            other_inputs=other_inputs,
+            causes=[] if is_same else list(_causes(image, made)),
+            explanation="" if is_same else _diffoscope(image, made),
+        )
+        if keep is not None:
+            shutil.copytree(made, keep)
+    return answer
+
+
+def _pins(manifest: Manifest, recipe: Recipe, tools: Toolchain) -> Pins:
+    """The sources of the manifest, by request. Raises `ImageError` where the recipe wants more."""
+    found: dict[str, list[Pin]] = {}
+    for row in manifest.sources:
+        if row.origin["kind"] != "file":
+            pin = Pin(row.reference, row.name, row.size, dict(row.origin))
+            found.setdefault(row.source, []).append(pin)
+    wanted = requests(recipe, tools)
+    packaged = {name for name, request in wanted.items() if not isinstance(request, FileSource)}
+    if lacking := sorted(packaged - found.keys()):
+        raise ImageError(
+            f"the image was built from another recipe: it has no source {', '.join(lacking)}",
+            why=f"{recipe.name} of this project asks for it now",
+            hint="take the project as it was when the image was built",
+        )
+    return {name: found.get(name, []) for name in wanted}
+
+
+def _share_sources(plan: Plan, old: Store, new: Store, draft: Path) -> None:
+    """Give `new` the fetched files that `old` has; whatever is missing will be fetched."""
+    for reference in plan.pins:
+        if not old.has_blob(reference) or new.has_blob(reference):
+            continue
+        blob = old.blob(reference)
+        try:
+            draft.hardlink_to(blob)
+        except OSError:  # of another user, where the kernel protects hard links (proc(5))
+            shutil.copyfile(blob, draft)
+        new.add_blob(draft, reference)
+
+
+def _other_inputs(plan: Plan, manifest: Manifest) -> Iterator[str]:
+    """What a build of `plan` would have in its manifest and this one has not."""
+    stage = plan.stage("image")
+    if build_id(stage) == manifest.build_id:
+        return
+    yield f"this is not what {manifest.name} {manifest.build_id} was built from:"
+    params: Mapping[str, Any] = stage.params
+    stated = manifest.model_dump(mode="json")
+    for part in ("version", "summary", "variant", "cmdline", "toolchain"):
+        if params[part] != stated[part]:
+            yield f"{part}: {_text(stated[part])} → {_text(params[part])}"
+    before = {(row.source, row.name): row.reference for row in manifest.sources}
+    after = {(row["source"], row["name"]): row["reference"] for row in params["sources"]}
+    for source, name in sorted(before.keys() | after.keys()):
+        key = (source, name)
+        if before.get(key) != after.get(key):
+            yield f"sources: {source}: {name} is another one"
+    patches = {patch.name: patch.sha256 for patch in manifest.kernel.patches}
+    kernel = plan.stage("kernel").inputs
+    planned = {
+        role.rpartition("/")[2]: reference.partition(":")[2]
+        for role, reference in kernel.items()
+        if role.endswith(".patch")
+    }
+    for patch in sorted(patches.keys() | planned.keys()):
+        if patches.get(patch) != planned.get(patch):
+            yield f"kernel: patch {patch} is another one"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(str(text) for text in value.values())
+    return str(value)
+
+
+def compared(image: Path, made: Path) -> Iterator[Comparison]:
+    """Every file of two image directories, by name; what comes after a build is left out."""
+    names = {path.name for folder in (image, made) for path in folder.iterdir()} - {SIGNATURE}
+    for name in sorted(names):
+        old, new = image / name, made / name
+        if not old.exists():
+            yield Comparison(name, "is only in the one built now")
+        elif not new.exists():
+            yield Comparison(name, "was not built again")
+        else:
+            yield Comparison(name, _difference(old, new))
+
+
+def _difference(old: Path, new: Path) -> str | None:
+    sizes = old.stat().st_size, new.stat().st_size
+    offset = 0
+    with old.open("rb") as first, new.open("rb") as second:
+        while True:
+            blocks = first.read(_BLOCK), second.read(_BLOCK)
+            if blocks[0] != blocks[1]:
+                pairs = enumerate(zip(*blocks, strict=False))
+                offset += next((at for at, (a, b) in pairs if a != b), min(map(len, blocks)))
+                return f"differs from byte {offset} on ({sizes[0]} and {sizes[1]} bytes)"
+            if not blocks[0]:
+                return None
+            offset += len(blocks[0])
+
+
+def _causes(image: Path, made: Path) -> Iterator[str]:
+    try:
+        yield from map(str, differences(image, made))
+    except SevkitError as error:
+        yield f"the images can't be compared part by part: {error.what}"
+
+
+def _diffoscope(image: Path, made: Path) -> str:
+    """What diffoscope says of the two folders; empty where it is not installed."""
+    if shutil.which(_DIFFOSCOPE[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [*_DIFFOSCOPE, image, made],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_DIFFOSCOPE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"diffoscope was not done after {_DIFFOSCOPE_SECONDS} s\n"
+    if done.returncode > 1:
+        raise HostError("diffoscope failed", why=done.stderr.decode("utf-8", "replace").strip())
+    text = done.stdout.decode("utf-8", "replace")
+    return text.replace(f"{image}", "published").replace(f"{made}", "rebuilt")

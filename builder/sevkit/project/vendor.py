@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One folder with all that an image is built from, for a build without network, apt or this store.
+
+    recipes/ kernel-configs/ patches/ agent/   as in a project, and the lock of the recipe
+    sources/<reference>                        each fetched file: blob-<sha256>, git-<commit>
+    sources/SHA256SUMS                         of sha256sum(1)
+
+It is a project like any other: ``sevkit -C FOLDER build`` finds the files that it would fetch in
+sources/, and hashes each before it is used. Equal inputs make equal folders.
+"""
+
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sevkit.canonical import sha256_of
+from sevkit.engine import Task, Work
+from sevkit.errors import ImageError, RecipeError
+from sevkit.project.lock import Lock
+from sevkit.recipe.library import Library, built_in_root
+from sevkit.recipe.model import Recipe
+from sevkit.stage import Plan
+from sevkit.store.store import NOT_SOURCES, Store
+
+SOURCES = "sources"
+SUMS = "SHA256SUMS"
+
+_README = """\
+# {name} {version}, with all that it is built from
+
+    sevkit -C . build {name} --locked --offline
+
+needs sevkit, and the tools that it names where they are missing; no network and no filled store.
+`sources/` holds every file that would be fetched, `recipes/{name}.lock` says what each of them is.
+"""
+
+
+def vendor(recipe: Recipe, plan: Plan, lock: Lock, library: Library, store: Store, to: Path) -> int:
+    """Write the folder `to`, which must not be there; how many fetched files are in it.
+
+    Every source of `plan` must be in `store`. Raises `RecipeError` for what lies outside of the
+    project, `ImageError` for a damaged store.
+    """
+    if to.exists():
+        raise RecipeError(f"{to} is there already", hint="name a folder that is not")
+    draft = to.with_name(f".{to.name}.{os.getpid()}")
+    try:
+        (draft / SOURCES).mkdir(parents=True)
+        for source, place in _project_files(recipe, plan, library):
+            _copy(source, draft / place)
+        sums = []
+        for reference in sorted(plan.pins):
+            name = reference.replace(":", "-")
+            shutil.copyfile(store.blob(reference), draft / SOURCES / name)
+            sums.append(f"{sha256_of(draft / SOURCES / name)}  {name}\n")
+        (draft / SOURCES / SUMS).write_text("".join(sums))
+        replace(lock, path=draft / "recipes" / f"{recipe.name}.lock").write(_configs(lock))
+        readme = _README.format(name=recipe.name, version=recipe.version)
+        (draft / "README.md").write_text(readme, encoding="utf-8")
+        draft.rename(to)
+    finally:
+        if draft.exists():
+            shutil.rmtree(draft)
+    return len(plan.pins)
+
+
+def without_vendored(plan: Plan, work: Work, folder: Path, store: Store) -> Work:
+    """`work` without the fetches whose files lie in the sources/ of `folder`; `store` has them now.
+
+    Raises `ImageError` for a file that is missing from there or not what SHA256SUMS says.
+    """
+    if not (folder / SOURCES / SUMS).is_file():
+        return work
+    sums = _sums(folder / SOURCES / SUMS)
+    taken = set()
+    for name, task in work.tasks.items():
+        file = task.pin.reference.replace(":", "-") if task.pin else ""
+        if task.pin is None or file not in sums:
+            continue
+        _take(folder / SOURCES / file, sums[file], task.pin.reference, store)
+        taken.add(name)
+    left: dict[str, Task] = {
+        name: replace(task, after=task.after - taken)
+        for name, task in work.tasks.items()
+        if name not in taken
+    }
+    return Work(left, work.cached)
+
+
+def _take(path: Path, digest: str, reference: str, store: Store) -> None:
+    with store.scratch() as scratch:
+        try:
+            shutil.copyfile(path, scratch / "file")
+        except OSError as error:
+            raise _damaged(path, str(error.strerror)) from error
+        found = sha256_of(scratch / "file")
+        kind, _, named = reference.partition(":")
+        if found != digest or (kind == "blob" and found != named):
+            raise _damaged(path, f"its SHA-256 is {found}, not {digest}")
+        store.add_blob(scratch / "file", reference)
+
+
+def _sums(path: Path) -> dict[str, str]:
+    sums = {}
+    for number, line in enumerate(path.read_text("ascii", "replace").splitlines(), 1):
+        match = re.fullmatch(r"([0-9a-f]{64})  ((?:blob|git)-[0-9a-f]+)", line)
+        if match is None:
+            raise _damaged(path, f"line {number} is none of sha256sum")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def _damaged(path: Path, why: str) -> ImageError:
+    return ImageError(f"the vendored file {path} can't be used", why=why, hint="get it again")
+
+
+def _configs(lock: Lock) -> dict[str, bytes]:
+    """The locked configurations, which lie beside the lock."""
+    files = {}
+    for key in lock.configs:
+        path = lock.config(key)
+        assert path is not None  # the key is of the lock
+        files[path.name] = path.read_bytes()
+    return files
+
+
+def _project_files(recipe: Recipe, plan: Plan, library: Library) -> Iterator[tuple[Path, Path]]:
+    """Every file and folder of the project that the plan rests on, and its place in the folder."""
+    for path in _recipes(recipe.name, library):
+        yield path, Path("recipes", path.name)
+    for name in (recipe.kernel.patches, recipe.firmware.patches):
+        if name is not None:
+            yield library.patches(name), Path("patches", name)
+    for path in sorted(set(plan.local.values())):
+        roots = [root for root in library.roots if path.is_relative_to(root)]
+        if not roots:
+            raise RecipeError(
+                f"{path} lies outside of the project",
+                hint="only what is in the project's folder can be vendored",
+            )
+        place = path.relative_to(roots[0])
+        if place.parts[0] != "patches" and place.name != f"{recipe.name}.lock":
+            yield path, place
+
+
+def _recipes(name: str, library: Library) -> Iterator[Path]:
+    """The recipe and those that it extends, but for a built-in one whose name is taken."""
+    path, taken = library.recipe(name), set[str]()
+    while path.name not in taken:
+        taken.add(path.name)
+        yield path
+        parent = tomllib.loads(path.read_text(encoding="utf-8")).get("extends")
+        if parent is None:
+            return
+        path = library.parent(parent, path)
+    if not path.is_relative_to(built_in_root()):
+        raise RecipeError(f"two recipes called {path.name} can't be vendored together")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        ignore = shutil.ignore_patterns(*NOT_SOURCES)
+        shutil.copytree(source, target, symlinks=True, ignore=ignore, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where fetched files and results are kept, shared by concurrent builds.
+
+store.py     the store: put in whole, named by content, read after a check
+leases.py    what running processes use of it
+gc.py        what goes when it grows old or large
+uptodate.py  command lines that had nothing to do
+"""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from sevkit.cli.listeners import BuildListener, JsonLines, PlainLines, ProgressBars
+from sevkit.events import Event, Notice, TaskFinished, TaskProgress, TaskStarted
+
+STORY: list[Event] = [
+    TaskStarted("fetch linux.deb", "not in the store"),
+    TaskProgress("fetch linux.deb", 1 << 20, 10 << 20, "B", ""),
+    TaskProgress("fetch linux.deb", 5 << 20, 10 << 20, "B", ""),
+    TaskFinished("fetch linux.deb", "fetched", 2.0),
+    TaskStarted("kernel", "never built"),
+    TaskProgress("kernel", 10, 100, "", "mm/slub.o"),
+    TaskProgress("kernel", 11, None, "", "mm/slub.o"),
+    Notice("another build is at it"),
+    TaskFinished("kernel", "failed", 3.25, Path("/logs/kernel.log")),
+    TaskFinished("image", "skipped", 0),
+]
+
+
+def test_plain_lines_tell_starts_tenths_notices_and_ends() -> None:
+    stream = io.StringIO()
+    with PlainLines(stream) as listener:
+        for event in STORY:
+            listener(event)
+    lines = stream.getvalue().splitlines()
+    assert "fetch linux.deb: 50 % (5/10 MiB)" in lines
+    assert "kernel: 10 % (10/100) mm/slub.o" in lines
+    assert "note: another build is at it" in lines
+    assert "kernel: failed in 3.2 s" in lines
+    assert "image: skipped" in lines
+
+
+def test_a_tenth_is_told_once() -> None:
+    stream = io.StringIO()
+    listener = PlainLines(stream)
+    for done in range(100):
+        listener(TaskProgress("t", done, 100, "", ""))
+    assert len(stream.getvalue().splitlines()) == 9
+
+
+def test_json_lines_can_be_read_by_a_program() -> None:
+    stream = io.StringIO()
+    with JsonLines(stream) as listener:
+        for event in STORY:
+            listener(event)
+    rows = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len(rows) == len(STORY)
+    assert rows[0] == {
+        "event": "TaskStarted",
+        "task": "fetch linux.deb",
+        "reason": "not in the store",
+    }
+    assert rows[-2]["log"] == "/logs/kernel.log"
+
+
+def test_bars_show_size_and_file_and_are_gone_at_the_end() -> None:
+    stream = io.StringIO()
+    with ProgressBars(stream) as listener:
+        for event in STORY:
+            listener(event)
+    text = stream.getvalue()
+    assert "10.0M" in text
+    assert "fetch linux.deb: fetched in 2.0 s" in text
+    assert "kernel: failed in 3.2 s" in text
+
+
+@pytest.mark.parametrize("kind", [PlainLines, JsonLines, ProgressBars])
+def test_events_from_many_threads_do_not_mix(kind: type[BuildListener]) -> None:
+    stream = io.StringIO()
+    with kind(stream) as listener:  # type: ignore[call-arg]
+
+        def tell(name: str) -> None:
+            for _ in range(50):
+                listener(Notice(f"<{name * 30}>"))
+
+        threads = [threading.Thread(target=tell, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(stream.getvalue().count(f"<{name * 30}>") for name in "abcd") == 200
+
+
+def test_each_part_of_a_task_has_its_own_tenths() -> None:
+    stream = io.StringIO()
+    listener = PlainLines(stream)
+    listener(TaskProgress("kernel", 9_000, 10_000, "", "unpacking"))
+    listener(TaskProgress("kernel", 100, 1000, "", "mm/slub.o"))
+    assert stream.getvalue().splitlines()[1] == "kernel: 10 % (100/1000) mm/slub.o"

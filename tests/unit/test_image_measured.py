@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launch measurements of image directories, and the verbs measure, verify and diff."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from firmware_samples import WITH_HASHES, firmware
+from image_samples import Bench, recipe
+
+from sevkit.cli import run
+from sevkit.errors import ImageError, RecipeError
+from sevkit.image.diff import differences
+from sevkit.image.manifest import load, text_of, write_sums
+from sevkit.image.measured import measure_image, measurement_differences, wanted_of
+from sevkit.image.shape import Manifest
+from sevkit.measure.digests import Boot, measure
+
+FIRMWARE = firmware(hashes=(0x810C00, 0x400), sections=WITH_HASHES)
+Change = Callable[[Bench], None]
+
+
+def image(folder: Path, change: Change | None = None, **changes: Any) -> Path:
+    """An image whose firmware has a place for hashes, after `change` to the stages' results."""
+    folder.mkdir()
+    bench = Bench(folder, recipe(**changes))
+    (folder / "OVMF.fd").write_bytes(FIRMWARE)
+    bench.others()
+    if change:
+        change(bench)
+    bench.firmware()
+    return bench.image()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return image(tmp_path / "good")
+
+
+def edit_json(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def with_manifest(folder: Path, **facts: object) -> Manifest:
+    """Edit a manifest and correct SHA256SUMS, as someone who wants to deceive would."""
+    made = load(folder).model_copy(update=facts)
+    (folder / "manifest.json").write_text(text_of(made))
+    (folder / "SHA256SUMS").unlink()
+    write_sums(folder)
+    return made
+
+
+def test_the_manifest_lists_what_its_files_measure_as(good: Path) -> None:
+    manifest = load(good)
+    rows = [row.record() for row in measure_image(good, manifest)]
+    assert [row.model_dump() for row in manifest.measurements] == rows
+    assert [row["mode"] for row in rows] == ["sev", *["sev-es"] * 4, *["sev-snp"] * 2]
+    assert {row["covers"] for row in rows} == {"kernel-unchecked"}
+    assert measurement_differences(good, manifest) == []
+
+
+def test_words_that_are_appended_are_measured(good: Path, tmp_path: Path) -> None:
+    manifest = load(good)
+    words = ("console=ttyS0", "swiotlb=force", "debug")
+    longer = image(tmp_path / "longer", None, kernel={**_kernel(), "cmdline": words})
+    appended = measure_image(good, manifest, append=("debug",))
+    assert [row.digest for row in appended] == [row.digest for row in load(longer).measurements]
+    with pytest.raises(RecipeError, match="quote"):
+        measure_image(good, manifest, append=('"',))
+
+
+def test_an_image_with_its_initramfs_in_the_kernel_measures_without_one(
+    good: Path, tmp_path: Path
+) -> None:
+    folder = image(tmp_path / "builtin", lambda bench: bench.others(placement="builtin"))
+    manifest = load(folder)
+    assert "initramfs" not in manifest.files
+    assert measurement_differences(folder, manifest) == []
+    digests = {row.digest for row in manifest.measurements}
+    assert not digests & {row.digest for row in load(good).measurements}
+    boot = Boot(folder / "firmware.fd", folder / "vmlinuz", None, manifest.cmdline)
+    assert {row.digest for row in measure(boot, wanted_of(manifest))} == digests
+
+
+def _kernel() -> dict[str, Any]:
+    return {"source": "linux", "patches": "linux-6.12", "configs": ("base", "sev")}
+
+
+@pytest.mark.parametrize("name", ["vmlinuz", "initramfs", "firmware.fd"])
+def test_a_file_that_was_replaced_after_the_build_is_refused_before_it_is_measured(
+    good: Path, name: str
+) -> None:
+    assert measure_image(good, load(good))
+    data = bytearray((good / name).read_bytes())
+    data[5] ^= 1
+    (good / name).write_bytes(data)
+    with pytest.raises(ImageError, match=f"{name} is not the .* of this image"):
+        measure_image(good, load(good))
+    (good / name).unlink()
+    with pytest.raises(ImageError, match="can't be read"):
+        measure_image(good, load(good))
+
+
+def test_a_manifest_that_was_edited_with_its_sums_is_found_by_its_digests(good: Path) -> None:
+    rows = load(good).measurements
+    forged = rows[0].model_copy(update={"digest": "0" * 64})
+    for edited, words in (
+        ((forged, *rows[1:]), f"sev, qemu: measures {rows[0].digest}"),
+        (rows[1:], "lacks the measurement of sev, qemu"),
+        ((rows[0].model_copy(update={"covers": "kernel"}), *rows[1:]), "(kernel)"),
+    ):
+        [line] = measurement_differences(good, with_manifest(good, measurements=edited))
+        assert words in line
+    more = rows[-1].model_copy(update={"vcpus": 77})
+    [line] = measurement_differences(good, with_manifest(good, measurements=(*rows, more)))
+    assert "measures what is not asked: sev-snp, EPYC-Milan, 77 vCPUs" in line
+    for cmdline, why in (("größe", "ASCII"), ('a="', "quote"), ("x" * 3000, "3000 bytes")):
+        manifest = with_manifest(good, measurements=rows, cmdline=cmdline)
+        with pytest.raises(ImageError, match=f"cmdline .*{why}"):
+            measure_image(good, manifest)
+
+
+def test_a_mode_that_the_image_can_t_do_is_neither_listed_nor_measured(tmp_path: Path) -> None:
+    def without_snp(bench: Bench) -> None:
+        (bench.folder / "OVMF.fd").write_bytes(firmware(sections=None))
+
+    folder = image(tmp_path / "plain", without_snp)
+    manifest = load(folder)
+    assert {(row.mode, row.covers) for row in manifest.measurements} == {
+        ("sev", "firmware"),
+        ("sev-es", "firmware"),
+    }
+    with pytest.raises(ImageError, match="can't be launched with sev-snp"):
+        measure_image(folder, manifest, wanted=replace(wanted_of(manifest), modes=("sev-snp",)))
+
+
+def printed(capsys: pytest.CaptureFixture[str], arguments: Sequence[object]) -> tuple[int, str]:
+    status = run([str(word) for word in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_the_verb_measure_takes_other_values(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text = printed(capsys, ["measure", good])
+    assert status == 0
+    assert text.splitlines()[0].endswith("sev, qemu  (firmware not shown to check the kernel)")
+    words = ["--mode", "sev-snp", "--vcpus", "7", "--cpu", "EPYC-Turin", "--guest-features", "0x21"]
+    status, text = printed(capsys, ["measure", good, *words, "--json"])
+    [row] = json.loads(text)
+    assert (status, row["vcpus"], row["cpu"], row["guest_features"]) == (0, 7, "EPYC-Turin", 33)
+    status, text = printed(capsys, ["measure", good, "--mode", "sev", "--vmm", "gce"])
+    assert (status, "no such launch" in text) == (2, True)
+    for flags in (["--vcpus", "0"], ["--cpu", "i486"], ["--guest-features", "x"]):
+        assert printed(capsys, ["measure", good, *flags])[0] == 2
+    for flags in (["--author-key", "x"], ["--mode", "sev", "--id-key", "x"]):
+        assert printed(capsys, ["measure", good, *flags])[0] == 2
+
+
+def test_verify_measures_too(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, ["verify", good])[0] == 0
+    with_manifest(good, measurements=load(good).measurements[1:])
+    status, text = printed(capsys, ["verify", good])
+    assert (status, "lacks the measurement" in text) == (1, True)
+
+
+def test_equal_images_do_not_differ(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(good, tmp_path / "copy")
+    status, text = printed(capsys, ["diff", good, tmp_path / "copy"])
+    assert (status, text.endswith("no difference\n")) == (0, True)
+    assert printed(capsys, ["diff", good, tmp_path / "copy", "--json"]) == (0, "[]\n")
+
+
+def other_config(bench: Bench) -> None:
+    folder = bench.folder / "stage-kernel"
+    text = (folder / "config").read_text() + "CONFIG_DEBUG_FS=y\n"
+    (folder / "config").write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    edit_json(folder / "kernel.json", lambda facts: facts.update(config_sha256=digest))
+
+
+def other_patch(bench: Bench) -> None:
+    path = bench.folder / "stage-kernel" / "kernel.json"
+    edit_json(path, lambda facts: facts["patches"][0].update(sha256="9" * 64))
+
+
+def other_file(bench: Bench) -> None:
+    row = {"path": "/usr/bin/crun", "type": "file", "sha256": "1" * 64, "origin": "package"}
+    owner = {"package": "crun", "version": "1.8"}
+    path = bench.folder / "stage-initramfs" / "contents.json"
+    edit_json(path, lambda contents: contents["paths"].append({**row, **owner}))
+
+
+def other_firmware(bench: Bench) -> None:
+    data = bytearray(FIRMWARE)
+    data[65536 + 20000] ^= 1
+    (bench.folder / "OVMF.fd").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_config, "kernel config: + DEBUG_FS: y"),
+        (other_patch, "patch: 0001-virtio.patch: sha256 bbb"),
+        (other_file, f"initramfs: + /usr/bin/crun: type file, sha256 {'1' * 64}, crun 1.8"),
+        (
+            other_firmware,
+            "firmware volume: 8c8ce578-8a3d-4f1c-9935-896185c32dd3: 65536 bytes, sha256 ",
+        ),
+    ],
+)
+def test_each_cause_is_named(good: Path, tmp_path: Path, change: Change, words: str) -> None:
+    found = [str(each) for each in differences(good, image(tmp_path / "other", change))]
+    assert any(line.startswith(words) for line in found), found
+
+
+def test_a_word_of_the_command_line_and_the_launches_that_move_are_named(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = image(tmp_path / "other", kernel={**_kernel(), "cmdline": ("console=ttyS0", "quiet")})
+    status, text = printed(capsys, ["diff", good, other])
+    assert status == 1
+    assert text.splitlines() == [
+        "measurement: 7 of 7 launches that both list: one → another",
+        "cmdline: - swiotlb=force",
+        "cmdline: + quiet",
+    ]
+    status, text = printed(capsys, ["diff", good, other, "--json"])
+    assert json.loads(text)[1] == {
+        "part": "cmdline",
+        "what": "swiotlb=force",
+        "old": "",
+        "new": None,
+    }
+
+
+def test_an_image_that_is_not_as_published_is_not_compared(good: Path, tmp_path: Path) -> None:
+    shutil.copytree(good, tmp_path / "copy")
+    (tmp_path / "copy" / "config").write_text("CONFIG_X=y\n")
+    with pytest.raises(ImageError, match="is not as published"):
+        differences(good, tmp_path / "copy")

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lock files: written and read back, and whatever is no lock refused."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sevkit.errors import RecipeError
+from sevkit.project.lock import Lock, changes_of, config_key, read_lock
+from sevkit.recipe.model import DebSource, UrlSource
+from sevkit.sources import DebGroup, Pin
+from sevkit.stage import Stage
+
+LINUX = DebSource(deb="linux-source-6.12", member="linux.tar.xz")
+OTHER = DebSource(deb="linux-source-6.1", member="linux.tar.xz")
+GROUP = DebGroup(("crun",), None)
+URL = UrlSource(url=("https://user:secret@example.org/a.tar",), sha256="c" * 64)
+CONFIG = b"CONFIG_64BIT=y\n"
+
+
+def pin(name: str, digit: str = "a", size: int | None = 7) -> Pin:
+    origin = {"kind": "deb", "package": name, "version": "1:2~3+4", "path": f"pool/{name}"}
+    return Pin(f"blob:{digit * 64}", f"{name}_1%3a2~3+4_amd64.deb", size, origin)
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Lock:
+    url = Pin("blob:" + "c" * 64, "a.tar", None, {"kind": "url", "url": URL.url[0]})
+    return (
+        Lock(tmp_path / "recipes" / "r.lock", "r")
+        .with_pins("linux", LINUX, [pin("linux")])
+        .with_pins("debs:initramfs", GROUP, [pin("libc6", "b"), pin("crun")])
+        .with_pins("archive", URL, [url])
+        .with_config("d" * 64, "r-6.12.config", CONFIG)
+    )
+
+
+def written(lock: Lock) -> Path:
+    lock.write({"r-6.12.config": CONFIG})
+    return lock.path
+
+
+def test_a_lock_is_read_as_it_was_written(lock: Lock) -> None:
+    read = read_lock(written(lock), "r")
+    assert read is not None
+    assert read.text() == lock.text()
+    assert read.pins(LINUX) == (pin("linux"),)
+    assert {one.name for one in read.pins(GROUP) or ()} == {pin("crun").name, pin("libc6").name}
+    assert read.pins(OTHER) is None
+    path = read.config("d" * 64)
+    assert path is not None
+    assert path.read_bytes() == CONFIG
+    assert read.config("e" * 64) is None
+    assert "secret" not in lock.text()
+    assert sorted(one.name for one in lock.path.parent.iterdir()) == ["r-6.12.config", "r.lock"]
+
+
+def test_the_order_of_locking_changes_nothing(lock: Lock, tmp_path: Path) -> None:
+    again = Lock(lock.path, "r").with_config("d" * 64, "r-6.12.config", CONFIG)
+    for row in reversed(lock.requests):
+        request = {"linux": LINUX, "debs:initramfs": GROUP, "archive": URL}[row.source]
+        again = again.with_pins(row.source, request, row.pins[::-1])
+    assert again.text() == lock.text()
+
+
+def test_where_there_is_no_lock_there_is_none(tmp_path: Path) -> None:
+    assert read_lock(tmp_path / "r.lock", "r") is None
+
+
+def test_a_refusal_says_what_was_locked_and_what_is_asked(lock: Lock) -> None:
+    refused = lock.refusal("linux", OTHER)
+    assert "linux-source-6.12" in refused.why
+    assert "linux-source-6.1\n" in refused.why + "\n"
+    assert "locked:" not in lock.refusal("new", OTHER).why
+    assert refused.hint == "sevkit lock r"
+
+
+def test_changes_are_told_line_by_line(lock: Lock) -> None:
+    assert changes_of(lock, lock) == []
+    newer = lock.with_pins("linux", LINUX, [pin("linux-new")])
+    newer = newer.with_pins("debs:initramfs", GROUP, [pin("libc6", "f"), pin("crun")])
+    newer = newer.with_config("e" * 64, "r-6.12.config", b"other")
+    assert changes_of(lock, newer) == [
+        "linux: linux_1%3a2~3+4_amd64.deb is out",
+        "linux: linux-new_1%3a2~3+4_amd64.deb is in",
+        "debs:initramfs: libc6_1%3a2~3+4_amd64.deb has other bytes",
+        "kernel: r-6.12.config is another",
+    ]
+    assert list(newer.configs) == ["e" * 64]
+
+
+def test_a_configuration_that_was_edited_or_lost_is_refused(lock: Lock) -> None:
+    config = written(lock).with_name("r-6.12.config")
+    config.write_bytes(CONFIG + b"CONFIG_SWAP=y\n")
+    with pytest.raises(RecipeError, match="is not the configuration that"):
+        lock.config("d" * 64)
+    config.unlink()
+    with pytest.raises(RecipeError, match="No such file"):
+        lock.config("d" * 64)
+
+
+def test_a_linked_in_initramfs_is_no_part_of_a_configuration() -> None:
+    def stage(**inputs: str) -> Stage:
+        return Stage("kernel", "kernel", 1, {"configs": ["base"]}, inputs)
+
+    assert config_key(stage(a="1", initramfs="2")) == config_key(stage(a="1"))
+    assert config_key(stage(a="1")) != config_key(stage(a="2"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"schema": 1', '"schema": 2'),
+        ('"recipe": "r"', '"recipe": "other"'),
+        ('"reference": "blob:a', '"reference": "blob:x'),
+        ('"reference": "blob:a', '"reference": "blob:../a'),
+        ('"name": "crun_', '"name": "../crun_'),
+        ('"size": 7', '"size": "7"'),
+        ('"size": 7', '"size": true'),
+        ('"file": "r-6.12.config"', '"file": "../../etc/shadow"'),
+        ('"kernel_configs"', '"configs"'),
+        ('"pins": [', '"pins": 1, "x": ['),
+        ('"requests": [', '"requests": ['),
+        (
+            "{",
+            "[",
+        ),
+        ("\n", ""),
+    ],
+)
+def test_what_is_no_lock_of_this_recipe_is_refused(lock: Lock, old: str, new: str) -> None:
+    path = written(lock)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    if old == new:
+        assert read_lock(path, "r") is not None
+        return
+    with pytest.raises(RecipeError, match="can't be used") as caught:
+        read_lock(path, "r")
+    assert caught.value.hint == "sevkit lock r"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_value_anywhere_gives_a_lock_or_one_error(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.getbasetemp() / "lock-fuzz.lock"
+    lock = Lock(base, "r").with_pins("linux", LINUX, [pin("linux")])
+    value = json.loads(lock.with_config("d" * 64, "r.config", CONFIG).text())
+    place = value
+    while isinstance(place, dict | list) and place:
+        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(list(keys)))
+        if data.draw(st.booleans()) or not isinstance(place[key], dict | list) or not place[key]:
+            place[key] = data.draw(JSON)
+            break
+        place = place[key]
+    base.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    with contextlib.suppress(RecipeError):
+        read_lock(base, "r")
+
+
+@settings(max_examples=200, deadline=None)
+@given(raw=st.binary(max_size=60))
+def test_any_bytes_give_one_error(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "bytes.lock"
+    path.write_bytes(raw)
+    with pytest.raises(RecipeError, match="can't be used"):
+        read_lock(path, "r")
