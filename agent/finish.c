@@ -3,37 +3,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "state.h"
-
-static bool find_death(const struct service *service, pid_t pid, int *wait_status)
-{
-    for (size_t i = 0; i < DEATHS_MAX && i < service->death_count; i++) {
-        const struct death *death =
-            &service->deaths[(service->death_count - 1 - i) % DEATHS_MAX];
-        if (death->pid == pid) {
-            *wait_status = death->wait_status;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The process is a child of the agent since crun is gone, and may be dead already. */
-static void adopt(struct service *service, struct process *process, pid_t pid)
-{
-    int wait_status;
-
-    process->pid = pid;
-    const pid_t dead = waitpid(pid, &wait_status, WNOHANG);
-    if (dead == pid || (dead < 0 && find_death(service, pid, &wait_status)))
-        service_bury(service, process, wait_status);
-    else if (dead < 0)
-        service_bury(service, process, SIGKILL); /* as the status of wait(2): by that signal */
-}
 
 static bool take_process(struct service *service, struct process *process,
                          const struct outcome *outcome, int terminal, struct failure *failure)
@@ -48,7 +20,7 @@ static bool take_process(struct service *service, struct process *process,
         close(terminal);
     }
     if (is_good && outcome->pid != 0)
-        adopt(service, process, outcome->pid);
+        service_adopt(service, process, outcome->pid);
     return is_good;
 }
 

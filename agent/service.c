@@ -8,22 +8,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "cgroup.h"
 #include "listener.h"
 #include "memory.h"
 #include "state.h"
 
 enum { RETRY_MS = 20, POOL_LEAST = 256 };
-
-void service_end(struct service *service, enum service_end end)
-{
-    if (!service->is_ending)
-        service->end = end;
-    service->is_ending = true;
-}
 
 /* A host that sends what is no frame or no request can't be understood any more. */
 static void refuse_host(struct service *service, struct connection *connection,
@@ -173,41 +164,6 @@ static void accept_host(struct service *service)
     }
 }
 
-/* The kernel tells of a container's memory only as long as it has a cgroup. */
-void service_bury(struct service *service, struct process *process, int wait_status)
-{
-    for (size_t i = 0; i < CONTAINERS_MAX; i++) {
-        struct container *container = &service->containers[i];
-        if (container->state == CONTAINER_NONE || container->first != process)
-            continue;
-        process->oom = cgroup_had_oom(container->id);
-        container->first = NULL;
-    }
-    process_end(process, wait_status);
-}
-
-/* The agent is PID 1, so all that dies comes here: its processes, its jobs, and orphans, among
- * which is a container's process whose job has not told of it yet. */
-static void reap(struct service *service)
-{
-    int wait_status;
-    pid_t pid;
-
-    while ((pid = waitpid(-1, &wait_status, WNOHANG)) > 0) {
-        bool is_known = false;
-        for (size_t i = 0; i < PROCESSES_MAX; i++) {
-            struct process *process = &service->processes.all[i];
-            if (!process->is_used || process->has_ended || process->pid != pid)
-                continue;
-            is_known = true;
-            service_bury(service, process, wait_status);
-        }
-        if (!is_known)
-            service->deaths[service->death_count++ % DEATHS_MAX] =
-                (struct death){pid, wait_status};
-    }
-}
-
 static void take_signals(struct service *service)
 {
     struct signalfd_siginfo information;
@@ -217,7 +173,7 @@ static void take_signals(struct service *service)
             service_end(service, SERVICE_SIGNALLED);
     }
     service->signals.ready = 0;
-    reap(service);
+    service_reap(service);
 }
 
 /* Does once whatever can be done without waiting. Returns whether that was anything. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* All that the service keeps, for the two files that make it: service.c, the loop, and methods.c,
- * what it does when it is asked. */
+/* All that the service keeps, for the files that make it: service.c, the loop; methods.c, what it
+ * does when it is asked; finish.c, what it does when that is done. */
 #ifndef SEVKIT_STATE_H
 #define SEVKIT_STATE_H
 
@@ -55,8 +55,13 @@ struct service {
 
 void service_end(struct service *service, enum service_end end);
 
-/* Notes that the process has died. */
-void service_bury(struct service *service, struct process *process, int wait_status);
+/* Takes note of every child that has died. The agent is PID 1, so all that dies comes here: its
+ * processes, its jobs, and orphans, among which is a container's process whose job has not told
+ * of it yet. */
+void service_reap(struct service *service);
+
+/* Gives the process its pid: a child of the agent since crun is gone, which may be dead already. */
+void service_adopt(struct service *service, struct process *process, pid_t pid);
 
 /* Does what the request asks for, and answers it or leaves it open. */
 void methods_handle(struct service *service, struct connection *connection,
