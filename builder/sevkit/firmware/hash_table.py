@@ -8,15 +8,17 @@ OvmfPkg/AmdSev/BlobVerifierLibSevHashes/BlobVerifierSevHashes.c.
 
 import hashlib
 import struct
-import uuid
+from uuid import UUID
 
 SIZE = 176
 """Bytes: a header, three entries, and padding to a multiple of 16."""
 
-_TABLE = "9438d606-4f22-4cc9-b479-a793d411fd21"
-_CMDLINE = "97d02dd8-bd20-4c94-aa78-e7714d36ab2a"
-_INITRD = "44baf731-3a2f-4bd7-9af1-41e29169781d"
-_KERNEL = "4de79437-abd2-427f-b835-d5b172d2045b"
+CMDLINE = UUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
+INITRD = UUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
+KERNEL = UUID("4de79437-abd2-427f-b835-d5b172d2045b")
+"""Names of the entries."""
+
+_TABLE = UUID("9438d606-4f22-4cc9-b479-a793d411fd21")
 _HEADER = struct.Struct("<16sH")
 _DIGEST_BYTES = 32
 _ENTRY_BYTES = _HEADER.size + _DIGEST_BYTES
@@ -31,10 +33,10 @@ _ACPI_BYTES = 0x28000
 def hash_table(kernel: bytes, initrd: bytes, cmdline: str) -> bytes:
     """The table: SHA-256 of the command line with its NUL, of the initrd (of nothing when there
     is none) and of the kernel, as the firmware will see them."""
-    entries = [(_CMDLINE, cmdline.encode() + b"\0"), (_INITRD, initrd), (_KERNEL, kernel)]
-    table = _HEADER.pack(uuid.UUID(_TABLE).bytes_le, _USED_BYTES)
+    entries = [(CMDLINE, cmdline.encode() + b"\0"), (INITRD, initrd), (KERNEL, kernel)]
+    table = _HEADER.pack(_TABLE.bytes_le, _USED_BYTES)
     for guid, data in entries:
-        table += _HEADER.pack(uuid.UUID(guid).bytes_le, _ENTRY_BYTES)
+        table += _HEADER.pack(guid.bytes_le, _ENTRY_BYTES)
         table += hashlib.sha256(data).digest()
     return table.ljust(SIZE, b"\0")
 

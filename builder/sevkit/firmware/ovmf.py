@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an OVMF image says of itself: its volumes, its GUIDed table, its SEV metadata.
+"""What an OVMF image says of itself: its GUIDed table, its SEV metadata, how it starts.
 
 Reads claims and never runs the firmware. That it has a place for kernel hashes does not mean that
 it looks at them, so nothing here calls a boot measured.
 
-Formats: UEFI Platform Initialization 1.8 volume 3 (firmware volumes and files);
-OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm and X64/OvmfSevMetadata.asm of EDK2 (table and
+Formats: OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm and X64/OvmfSevMetadata.asm of EDK2 (table and
 metadata); hw/i386/pc_sysfw_ovmf.c and target/i386/sev.c of QEMU (who reads them).
 """
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 from sevkit.errors import ImageError
+from sevkit.firmware import hash_table
+from sevkit.firmware.volumes import Volume, damaged, files, sections, volumes
 
 LIMIT_BYTES = 16 << 20
 
@@ -31,7 +32,6 @@ _FILE_SYSTEMS = (
     UUID("5473c07a-3dcb-4dca-bd6f-1e9689e7349a"),
 )
 _SECURITY_CORE = 0x03
-_LARGE_FILE = 0x01
 _PE32, _TE = 0x10, 0x12
 _MACHINE_BITS = {0x8664: 64, 0x014C: 32}
 
@@ -59,8 +59,6 @@ _METADATA_VERSION = 1
 _SECTION_NAMES = {1: "snp-memory", 2: "secrets", 3: "cpuid", 4: "svsm-caa", 16: "kernel-hashes"}
 _SNP_SECTIONS = (1, 2, 3)
 _KERNEL_HASHES = 16
-_HASH_TABLE_BYTES = 176
-"""What QEMU writes: a GUID, a length, three entries with a SHA-256 each, padded to 16."""
 
 Mode = Literal["sev", "sev-es", "sev-snp"]
 Loader = Literal["bios", "pflash"]
@@ -142,18 +140,18 @@ def read_bytes(path: Path, name: str = "") -> bytes:
 def parse(data: bytes, name: str) -> FirmwareFacts:
     """The facts of an image that was read. Raises `ImageError` as `read_firmware` does."""
     _check_kind(data, name)
-    volumes = list(_volumes(data, name))
-    _check_is_not_only_variables(volumes, name)
+    found = list(volumes(data, name))
+    _check_is_not_only_variables(found, name)
     table = _table(data, name)
     entries = {UUID(entry.guid): bytes.fromhex(entry.data) for entry in table}
     metadata = _metadata(data, entries.get(_SEV_METADATA), name)
-    bits = _sec_bits(data, volumes)
+    bits = _sec_bits(data, found)
     loads_as = _loads_as(len(data))
     return FirmwareFacts(
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         sec_bits=bits,
-        has_variable_store=any(volume.kind == _VARIABLES for volume in volumes),
+        has_variable_store=any(volume.kind == _VARIABLES for volume in found),
         loads_as=loads_as,
         problems=_problems(entries, metadata, bits, loads_as),
         kernel_hashes=_kernel_hashes(entries, metadata),
@@ -183,66 +181,13 @@ def _check_kind(data: bytes, name: str) -> None:
         raise _not_ovmf(name, "it does not begin with a firmware volume", _USUAL)
 
 
-@dataclass(frozen=True)
-class _Volume:
-    start: int
-    end: int
-    kind: UUID
-    files: int
-    """Offset of its first file."""
-
-
-def volume_ranges(data: bytes, name: str) -> Iterator[tuple[int, int, str]]:
-    """Start, end and GUID of each firmware volume: its own name, or its format's without one.
-
-    Raises `ImageError` for damaged volumes.
-    """
-    for volume in _volumes(data, name):
-        [extension] = struct.unpack_from("<H", data, volume.start + 52)
-        place = volume.start + (extension or 16)
-        yield volume.start, volume.end, str(UUID(bytes_le=data[place : place + 16]))
-
-
-def _volumes(data: bytes, name: str) -> Iterator[_Volume]:
-    """The firmware volumes (PI 1.8, 3.2.1); what is between them is skipped page by page."""
-    offset = 0
-    while offset + 56 <= len(data):
-        if data[offset + 40 : offset + 44] != b"_FVH":
-            offset += _FLASH_UNIT
-            continue
-        kind = UUID(bytes_le=data[offset + 16 : offset + 32])
-        length, _, _, header, _, extension = struct.unpack_from("<QIIHHH", data, offset + 32)
-        end = offset + length
-        if end > len(data):
-            raise ImageError(
-                f"{name} is truncated",
-                why=f"the volume at {offset:#x} ends at {end:#x}, the file at {len(data):#x}",
-                hint="get it again",
-            )
-        if not 56 <= header <= length or header % 2 or (extension and extension + 20 > length):
-            raise _damaged(name, f"the volume at {offset:#x} has a header of {header} bytes")
-        words = struct.unpack_from(f"<{header // 2}H", data, offset)
-        if sum(words) & 0xFFFF:
-            raise _damaged(name, f"the checksum of the volume at {offset:#x} is wrong")
-        files = offset + header
-        if extension:
-            [size] = struct.unpack_from("<I", data, offset + extension + 16)
-            files = offset + extension + size
-        yield _Volume(offset, end, kind, files + -(files - offset) % 8)
-        offset = end + -end % _FLASH_UNIT
-
-
-def _check_is_not_only_variables(volumes: Sequence[_Volume], name: str) -> None:
-    if all(volume.kind == _VARIABLES for volume in volumes):
+def _check_is_not_only_variables(found: Sequence[Volume], name: str) -> None:
+    if all(volume.kind == _VARIABLES for volume in found):
         raise _not_ovmf(
             name,
             "it is a store of UEFI variables and holds no code",
             "name the code half (OVMF_CODE*.fd) or the whole image (OVMF.fd)",
         )
-
-
-def _damaged(name: str, why: str) -> ImageError:
-    return ImageError(f"{name} is damaged", why=why, hint="get it again")
 
 
 def _table(data: bytes, name: str) -> tuple[TableEntry, ...]:
@@ -257,20 +202,20 @@ def _table(data: bytes, name: str) -> tuple[TableEntry, ...]:
         )
     start = end - length
     if length < _TAIL.size or start < 0:
-        raise _damaged(name, f"its GUIDed table claims {length} bytes")
+        raise damaged(name, f"its GUIDed table claims {length} bytes")
     end -= _TAIL.size
     entries: dict[UUID, TableEntry] = {}
     while end > start:
         if end - start < _TAIL.size:
-            raise _damaged(name, f"{end - start} bytes of its GUIDed table belong to no entry")
+            raise damaged(name, f"{end - start} bytes of its GUIDed table belong to no entry")
         size, raw = _TAIL.unpack_from(data, end - _TAIL.size)
         guid = UUID(bytes_le=raw)
         if not _TAIL.size <= size <= end - start:
-            raise _damaged(name, f"the entry {guid} of its GUIDed table claims {size} bytes")
+            raise damaged(name, f"the entry {guid} of its GUIDed table claims {size} bytes")
         content = data[end - size : end - _TAIL.size]
         known, known_size = _KNOWN.get(guid, ("", len(content)))
         if guid in entries or len(content) != known_size:
-            raise _damaged(name, f"its GUIDed table has a bad entry {known or guid}")
+            raise damaged(name, f"its GUIDed table has a bad entry {known or guid}")
         entries[guid] = TableEntry(str(guid), known, content.hex())
         end -= size
     return tuple(entries.values())
@@ -282,59 +227,33 @@ def _metadata(data: bytes, entry: bytes | None, name: str) -> tuple[MetadataSect
         return None
     distance = int.from_bytes(entry, "little")
     if not _METADATA.size <= distance <= len(data):
-        raise _damaged(name, f"its SEV metadata are said to be {distance} bytes before its end")
+        raise damaged(name, f"its SEV metadata are said to be {distance} bytes before its end")
     start = len(data) - distance
     signature, length, version, count = _METADATA.unpack_from(data, start)
     if signature != b"ASEV" or not _METADATA.size <= length <= distance:
-        raise _damaged(name, f"there are no SEV metadata at {start:#x}, where its table says")
+        raise damaged(name, f"there are no SEV metadata at {start:#x}, where its table says")
     if version != _METADATA_VERSION:
         return None
     if length != _METADATA.size + count * _SECTION.size:
-        raise _damaged(name, f"its SEV metadata have {length} bytes for {count} sections")
+        raise damaged(name, f"its SEV metadata have {length} bytes for {count} sections")
     rows = _SECTION.iter_unpack(data[start + _METADATA.size : start + length])
     return tuple(
         MetadataSection(kind, _SECTION_NAMES.get(kind, ""), base, size) for base, size, kind in rows
     )
 
 
-def _sec_bits(data: bytes, volumes: Sequence[_Volume]) -> Literal[32, 64] | None:
+def _sec_bits(data: bytes, found: Sequence[Volume]) -> Literal[32, 64] | None:
     """The width of the code in the SEC module (PI 1.8 volume 3: file type 3), which runs first."""
-    for volume in volumes:
+    for volume in found:
         if volume.kind not in _FILE_SYSTEMS:
             continue
-        for kind, start, end in _files(data, volume):
-            if kind == _SECURITY_CORE:
-                for section, begin, stop in _sections(data, start, end):
-                    bits = _MACHINE_BITS.get(_machine(section, data[begin:stop]))
+        for file in files(data, volume):
+            if file.kind == _SECURITY_CORE:
+                for kind, content in sections(file.content):
+                    bits = _MACHINE_BITS.get(_machine(kind, content))
                     if bits is not None:
                         return 64 if bits == 64 else 32
     return None
-
-
-def _files(data: bytes, volume: _Volume) -> Iterator[tuple[int, int, int]]:
-    """Type, start and end of the content of each file of a volume."""
-    offset = volume.files
-    while offset + 24 <= volume.end:
-        header, size = 24, int.from_bytes(data[offset + 20 : offset + 23], "little")
-        if data[offset + 19] & _LARGE_FILE and offset + 32 <= volume.end:
-            header, size = 32, int.from_bytes(data[offset + 24 : offset + 32], "little")
-        if size < header or offset + size > volume.end:
-            return  # the free space after the last file
-        yield data[offset + 18], offset + header, offset + size
-        offset += size
-        offset += -(offset - volume.start) % 8
-
-
-def _sections(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Type, start and end of the content of each section of a file."""
-    offset = start
-    while offset + 4 <= end:
-        size = int.from_bytes(data[offset : offset + 3], "little")
-        if size < 4 or offset + size > end:
-            return
-        yield data[offset + 3], offset + 4, offset + size
-        offset += size
-        offset += -(offset - start) % 4
 
 
 def _machine(section: int, code: bytes) -> int:
@@ -357,7 +276,7 @@ def _kernel_hashes(
     entries: Mapping[UUID, bytes], metadata: Sequence[MetadataSection] | None
 ) -> KernelHashes | None:
     base, size = struct.unpack("<II", entries.get(_SEV_HASHES, bytes(8)))
-    if base == 0 or size < _HASH_TABLE_BYTES:
+    if base == 0 or size < hash_table.SIZE:
         return None
     for_snp = any(
         section.type == _KERNEL_HASHES

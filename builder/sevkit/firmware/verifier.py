@@ -12,20 +12,15 @@ OvmfPkg/QemuKernelLoaderFsDxe; a verifier that checks nothing (BlobVerifierLibNu
 import re
 from collections.abc import Sequence
 from enum import Enum
-from uuid import UUID
 
+from sevkit.firmware import hash_table
 from sevkit.firmware.modules import contents
 from sevkit.firmware.ovmf import FirmwareFacts, Mode, parse
 
 LOADER = "QemuKernelLoaderFsDxe"
 """The module that takes the kernel from QEMU."""
 
-_HASHES = (
-    UUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a"),
-    UUID("44baf731-3a2f-4bd7-9af1-41e29169781d"),
-    UUID("4de79437-abd2-427f-b835-d5b172d2045b"),
-)
-"""Names of the entries for command line, initramfs and kernel."""
+_HASHES = (hash_table.CMDLINE, hash_table.INITRD, hash_table.KERNEL)
 _HALTS_FROM = (2024, 8)
 """edk2-stable202408: the loader stops at a blob that fits no hash, instead of leaving it out."""
 _VERSION = re.compile(r"(20[0-9]{2})\.([0-9]{2})\b")
@@ -66,13 +61,9 @@ def halts(version: str | None) -> bool | None:
 
 def verifies(found: Verifier, version: str | None) -> bool | None:
     """Whether firmware is known to refuse what fits no hash; None when nobody can tell."""
-    return (
-        halts(version)
-        if found is Verifier.PRESENT
-        else None
-        if found is Verifier.UNKNOWN
-        else False
-    )
+    if found is Verifier.PRESENT:
+        return halts(version)
+    return None if found is Verifier.UNKNOWN else False
 
 
 def measured_boot_problems(

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.errors import ImageError
-from sevkit.firmware.modules import modules
-from sevkit.firmware.ovmf import volume_ranges
+from sevkit.firmware.modules import modules, numbered
+from sevkit.firmware.volumes import volumes
 from sevkit.image.manifest import Manifest, Role, load, verify
 from sevkit.image.shape import FirmwareBuild
 from sevkit.kconfig.dotconfig import values_of
@@ -211,20 +211,19 @@ def _volumes(image: _Image) -> dict[str, str]:
     data = image.read("firmware")
     regions: list[tuple[str, bytes]] = []
     end = 0
-    for start, stop, guid in volume_ranges(data, str(image.folder)):
+    for volume in volumes(data, str(image.folder)):
+        guid = str(volume.guid)
         regions += [
-            ("between volumes", data[end:start]),
-            (_VOLUMES.get(guid, guid), data[start:stop]),
+            ("between volumes", data[end : volume.start]),
+            (_VOLUMES.get(guid, guid), data[volume.start : volume.end]),
         ]
-        end = stop
+        end = volume.end
     regions.append(("between volumes", data[end:]))
     made: dict[str, str] = {}
     for name, content in regions:
         if content.strip(b"\xff"):  # else it is erased flash
-            number = 1 + sum(key == name or key.startswith(f"{name}, no. ") for key in made)
-            key = name if number == 1 else f"{name}, no. {number}"
             digest = hashlib.sha256(content).hexdigest()
-            made[key] = f"{len(content)} bytes, sha256 {digest}"
+            made[numbered(name, made)] = f"{len(content)} bytes, sha256 {digest}"
     return made
 
 

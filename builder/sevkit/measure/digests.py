@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sevkit.errors import ImageError, RecipeError
+from sevkit.firmware import hash_table
 from sevkit.firmware.ovmf import FirmwareFacts, Mode, read_firmware
 
 Vmm = Literal["qemu", "ec2", "gce"]
@@ -58,7 +59,6 @@ COMMAND_LINE_BYTES = 2047
 """arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE is 2048, its NUL included."""
 
 _PAGE = 4096
-_TABLE_BYTES = 176
 _SECRETS, _CPUID, _KERNEL_HASHES = 2, 3, 16
 _KNOWN_SECTIONS = (1, 2, 3, 4, 16)
 _INITS: tuple[Init, ...] = ("KVM_SEV_INIT", "KVM_SEV_INIT2")
@@ -287,7 +287,7 @@ class _Launch:
         has_metadata = any(entry.name == "sev-metadata" for entry in self._facts.table)
         if has_metadata and self._facts.metadata is None and not problems:
             problems.append("its SEV metadata are of a version that is not known here")
-        if place is not None and place.base % _PAGE + _TABLE_BYTES > _PAGE:
+        if place is not None and place.base % _PAGE + hash_table.SIZE > _PAGE:
             problems.append("its place for kernel hashes crosses a page")
         for section in (self._facts.metadata or ()) if mode == "sev-snp" else ():
             is_single = section.type in (_SECRETS, _CPUID, _KERNEL_HASHES)
