@@ -25,13 +25,14 @@ from sevkit.stages.agent import plan_agent
 from sevkit.stages.edk2 import plan_edk2
 from sevkit.stages.edk2_tools import plan_edk2_tools
 from sevkit.stages.firmware import plan_firmware
+from sevkit.stages.firmware_proof import plan_firmware_proof
 from sevkit.stages.image import plan_image
 from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import LOCKED_CONFIG, plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
 from sevkit.store.store import NOT_SOURCES, list_local, tree_digest
-from sevkit.toolchain import GROUP, HOST, Toolchain, package_of, packages, tools_of
+from sevkit.toolchain import CHECKS, GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}
 
@@ -72,6 +73,8 @@ def stage_functions(recipe: Recipe) -> Iterator[PlanFunction]:
     else:
         yield plan_edk2_tools
         yield plan_edk2
+    if recipe.launch.measured:
+        yield plan_firmware_proof
     yield plan_image
 
 
@@ -141,7 +144,7 @@ class _Planner:
             return stage
         if not self.toolchain.confined:
             return replace(stage, params={**stage.params, "sandbox": self.toolchain.sandbox})
-        if self.toolchain.suite is not None:
+        if self.toolchain.suite is not None and stage.kind not in CHECKS:
             return replace(stage, inputs={**stage.inputs, GROUP: self.stage(GROUP)})
         return stage
 

@@ -164,6 +164,15 @@ class SandboxRunner:
         """Where stages of this kind leave work for each other; None when they must not."""
         return self._leftovers
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The fixed environment of every command."""
+        return ENVIRONMENT
+
+    def confined(self, argv: Sequence[str], *, cwd: Path) -> Sequence[str]:
+        """`argv` as it is started in the sandbox; see `sevkit.stage.Runner`."""
+        return self._confine(argv, cwd, ()) if self._confined else argv
+
     def progress(self, done: int, total: int | None, note: str = "") -> None:
         """Tell how far the stage is. Raises `CancelledError` once the build was cancelled."""
         self._processes.check()

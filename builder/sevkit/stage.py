@@ -190,6 +190,16 @@ class Runner(Protocol):
         Raises `BuildError` with the command, the status and the last lines that matter.
         """
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The fixed environment of every command."""
+
+    def confined(self, argv: Sequence[str], *, cwd: Path) -> Sequence[str]:
+        """`argv` as it is started in the sandbox, for a caller that starts and ends it itself.
+
+        It inherits descriptors, and is killed when sevkit is.
+        """
+
     def progress(self, done: int, total: int | None, note: str = "") -> None:
         """Tell how far the stage is; `note` is what it is doing now (a file name, say)."""
 

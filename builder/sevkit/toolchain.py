@@ -21,6 +21,9 @@ GROUP = "toolchain"
 Sandbox = Literal["bwrap", "none"]
 
 _KINDS = ("agent", "edk2", "edk2_tools", "initramfs", "kconfig_tree", "kernel")
+CHECKS = ("firmware_proof",)
+"""Kinds of stages that judge a result and make none: they take the host's programs in any case."""
+
 _COMPRESSORS = {"bzip2": "bzip2", "lzop": "lzop"}
 _EVERY_SCRIPT_NEEDS = (
     *("bash", "coreutils", "cpio", "dash", "diffutils", "findutils", "grep", "gzip", "mawk"),

@@ -20,9 +20,9 @@ from sevkit.firmware.verifier import (
     LOADER,
     Verifier,
     halts,
+    lacks_verifier,
     measured_boot_problems,
     verifier,
-    verifies,
 )
 
 ALL = b"".join(guid.bytes_le for guid in _HASHES)
@@ -74,11 +74,12 @@ def test_the_age_of_a_verifier_decides_whether_it_stops() -> None:
         True,
         True,
     ]
+    assert halts("1:2023.11-1") is False
     assert halts("1:20.4") is halts(None) is None
-    assert verifies(Verifier.PRESENT, "2025.02-8") is True
-    assert verifies(Verifier.PRESENT, "2022.11-6") is False
-    assert verifies(Verifier.PRESENT, None) is verifies(Verifier.UNKNOWN, "2025.02-8") is None
-    assert verifies(Verifier.NONE, "2025.02-8") is verifies(Verifier.NO_PLACE, None) is False
+
+
+def test_what_is_known_not_to_check_is_told_from_what_is_not_known() -> None:
+    assert [kind for kind in Verifier if lacks_verifier(kind)] == [Verifier.NO_PLACE, Verifier.NONE]
 
 
 def test_each_thing_that_is_wrong_for_a_measured_boot_is_named() -> None:
@@ -88,9 +89,15 @@ def test_each_thing_that_is_wrong_for_a_measured_boot_is_named() -> None:
     assert "of edk2 2023.11-1, goes on after a bad hash" in old
     [unchecked] = measured_boot_problems(facts, Verifier.NONE, "2025.02-8", ["sev"])
     assert "checks none" in unchecked
-    half = replace(facts, loads_as=("pflash",))
-    [split] = measured_boot_problems(half, Verifier.PRESENT, None, ["sev"])
-    assert "one half of a split build" in split
+    whole = replace(facts, size=0x1E0000, has_variable_store=True)
+    assert measured_boot_problems(whole, Verifier.PRESENT, None, ["sev"]) == []
+    for half in (
+        replace(facts, loads_as=("pflash",)),
+        replace(facts, size=0x1E0000, has_variable_store=False),
+        replace(facts, size=0x37C000, has_variable_store=False),
+    ):
+        [split] = measured_boot_problems(half, Verifier.PRESENT, None, ["sev"])
+        assert "one half of a split build" in split
 
 
 def test_ten_thousand_damaged_files_give_an_answer_or_one_error() -> None:

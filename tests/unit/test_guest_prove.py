@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sevkit.guest.prove import Proof, Seen, cases_of
+from sevkit.errors import ImageError
+from sevkit.guest.cases import Seen, cases_of
+from sevkit.guest.prove import Proof
 from sevkit.guest.qemu import GuestSpec
 
 NAME_AT = 0x300
@@ -16,6 +18,7 @@ NAME_AT = 0x300
 
 def a_spec(folder: Path, **changes: object) -> GuestSpec:
     kernel = bytearray(2048)
+    kernel[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", kernel, 0x20E, NAME_AT - 0x200)
     kernel[NAME_AT : NAME_AT + 5] = b"6.12\0"
     (folder / "kernel").write_bytes(kernel)
@@ -43,7 +46,8 @@ def test_each_case_changes_one_thing_and_leaves_the_image_alone(tmp_path: Path) 
     cases = {case.name: case for case in cases_of(spec, scratch)}
     assert list(cases) == ["good", "kernel", "initrd", "cmdline", "no-table", "entry-length"]
     assert cases["good"].spec == spec
-    assert [case.expected for case in cases.values()] == ["booted"] + ["refused"] * 5
+    must = [case.expected for case in cases.values()]
+    assert must == [("booted",)] + [("refused",)] * 3 + [("refused", "passed-over")] * 2
 
     kernel = cases["kernel"].spec
     assert bits_that_differ(before[spec.kernel], kernel.kernel.read_bytes()) == 1
@@ -75,8 +79,22 @@ def test_an_empty_command_line_is_changed_too(tmp_path: Path) -> None:
     assert cases["cmdline"].spec.cmdline == "x"
 
 
-GOOD = Seen("good", "", "booted", "booted", "the agent greets", 1.0)
-REFUSED = Seen("kernel", "one bit", "refused", "refused", "the CPU loops", 2.0)
+def test_what_is_no_kernel_or_holds_nothing_is_an_error_that_names_it(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    assert len(list(cases_of(spec, tmp_path))) == 6
+    for name, content, why in (
+        ("kernel", b"short", "kernel is no kernel"),
+        ("kernel", bytes(4096), "kernel is no kernel"),
+        ("archive", b"", "archive is empty"),
+    ):
+        spec = a_spec(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=why):
+            list(cases_of(spec, tmp_path))
+
+
+GOOD = Seen("good", "", ("booted",), "booted", "the agent greets", 1.0)
+REFUSED = Seen("kernel", "one bit", ("refused",), "refused", "the CPU loops", 2.0)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +102,7 @@ REFUSED = Seen("kernel", "one bit", "refused", "refused", "the CPU loops", 2.0)
     [
         ((GOOD, REFUSED), True),
         ((GOOD, replace(REFUSED, seen="booted")), False),
+        ((GOOD, replace(REFUSED, seen="passed-over")), False),
         ((GOOD, replace(REFUSED, seen="unclear")), False),
         ((replace(GOOD, seen="refused"), REFUSED), False),
     ],

@@ -93,7 +93,7 @@ def test_another_kernel_series_changes_the_kernel_and_not_the_rest() -> None:
     new, old = a_plan("sev-guest"), a_plan("sev-guest", kernel_series="6.1")
     same = {s.name for s in new.stages if s.key == old.stage(s.name).key}
     ours = {"agent-sysroot", "sysroot", "agent", "initramfs"}
-    assert same == ours | {"firmware-tools", "firmware"}
+    assert same == ours | {"firmware-tools", "firmware", "firmware-proof"}
 
 
 @pytest.mark.usefixtures("tools")

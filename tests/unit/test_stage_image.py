@@ -125,25 +125,6 @@ def test_a_place_for_hashes_is_told_by_mode_and_never_called_verified(
     assert "nobody has shown" in manifest.remarks()[-1]
 
 
-def test_firmware_that_checks_nothing_is_refused_where_boot_is_to_be_measured(
-    tmp_path: Path,
-) -> None:
-    for measured in (False, True):
-        (tmp_path / str(measured)).mkdir()
-        bench = Bench(tmp_path / str(measured), recipe(launch={"measured": measured}))
-        bench.others()
-        image = firmware(hashes=(0x810C00, 0x400), sections=SNP_SECTIONS)
-        (bench.folder / "OVMF.fd").write_bytes(image)
-        bench.firmware()
-        if not measured:
-            assert load(bench.image()).name
-            continue
-        with pytest.raises(RecipeError, match=r"launch\.measured: the firmware of") as caught:
-            bench.image()
-        assert "holds no QemuKernelLoaderFsDxe that could check them" in caught.value.why
-        assert "no section for kernel hashes, which sev-snp needs" in caught.value.why
-
-
 def test_the_build_id_is_that_of_the_directory(bench: Bench) -> None:
     bench.firmware()
     assert load(bench.image()).build_id == build_id(bench.stages["image"])

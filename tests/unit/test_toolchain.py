@@ -13,7 +13,7 @@ from sevkit.recipe.file import load
 from sevkit.recipe.library import Library
 from sevkit.sources import DebGroup, Pin
 from sevkit.stage import Plan
-from sevkit.toolchain import HOST, Toolchain, package_of, packages, toolchain, tools_of
+from sevkit.toolchain import CHECKS, HOST, Toolchain, package_of, packages, toolchain, tools_of
 
 TRIXIE = Toolchain("trixie")
 UNCONFINED = Toolchain(None, confined=False)
@@ -74,7 +74,16 @@ def test_every_tool_of_every_stage_is_in_the_toolchain() -> None:
             assert package_of(tool) == package
     stages = Path(planning.__file__).parent / "stages"
     with_tools = {path.stem for path in stages.glob("*.py") if "\nTOOLS = " in path.read_text()}
-    assert with_tools == kinds
+    assert with_tools == kinds | set(CHECKS)
+
+
+def test_what_only_judges_takes_the_host_s_programs_with_a_toolchain_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proof = planned(TRIXIE, monkeypatch).stage("firmware-proof")
+    assert proof.kind in CHECKS
+    assert "toolchain" not in proof.inputs
+    assert not set(tools_of(proof.kind).values()) & set(packages())
 
 
 def test_what_compiles_is_keyed_by_the_toolchain_and_no_more_by_the_host(
@@ -82,7 +91,8 @@ def test_what_compiles_is_keyed_by_the_toolchain_and_no_more_by_the_host(
 ) -> None:
     host, packaged = planned(HOST, monkeypatch), planned(TRIXIE, monkeypatch)
     differ = {name for name, key in keys(host).items() if keys(packaged)[name] != key}
-    assert differ == {"agent", "initramfs", "kernel", "firmware-tools", "firmware", "image"}
+    made = {"agent", "initramfs", "kernel", "firmware-tools", "firmware", "image"}
+    assert differ == made | {"firmware-proof"}
     for name in ("agent", "kernel", "firmware-tools", "firmware"):
         assert packaged.stage(name).inputs["toolchain"] == packaged.stage("toolchain").reference
     assert packaged.stage("image").params["toolchain"] == {

@@ -3,18 +3,26 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sevkit.cli.common import Place, main, shown
 
+if TYPE_CHECKING:
+    from sevkit.guest.cases import Seen
+
 _SAYS = {
     "no-place": "it has no place for hashes: boot can't be measured",
     "advertises-but-does-not-verify": "it takes hashes and does NOT check them: any kernel boots",
-    "holds-verifier": "it holds code that checks all three; whether it halts is not visible",
+    "holds-verifier": "it holds code that checks all three; --prove shows whether it stops",
     "unknown": "it takes hashes; the code that would check them was not found",
 }
+_VERDICTS = ("the firmware refuses what it must", "NOT PROVEN")
 
 
 @main.group()
@@ -24,9 +32,14 @@ def firmware() -> None:
 
 @firmware.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--prove", "is_tried", is_flag=True, help="Try under emulation what it refuses.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(file: Path, as_json: bool) -> None:
-    """Say what the OVMF image FILE can launch, and whether it checks kernel hashes."""
+def inspect(file: Path, is_tried: bool, as_json: bool) -> int:
+    """Say what the OVMF image FILE can launch, and whether it checks kernel hashes.
+
+    With --prove it is started with a kernel of a few bytes, whole and changed. Exit status 1 when
+    it did not refuse what it must.
+    """
     from sevkit.firmware.modules import modules
     from sevkit.firmware.ovmf import parse, read_bytes
     from sevkit.firmware.verifier import verifier
@@ -35,13 +48,17 @@ def inspect(file: Path, as_json: bool) -> None:
     facts = parse(data, str(file))
     verdict = verifier(data, str(file)).value
     found = modules(data, str(file))
+    cases = _tried(file) if is_tried else ()
+    status = 0 if all(seen.is_right for seen in cases) else 1
     if as_json:
         record = {**facts.record(), "verifier": verdict, "modules": found}
+        record |= {"cases": [asdict(seen) for seen in cases]} if is_tried else {}
         click.echo(json.dumps(record, indent=2, sort_keys=True))
-        return
+        return status
     click.echo(f"{file}: {facts.size} bytes, sha256 {facts.sha256}")
     for mode, problems in facts.problems.items():
         click.echo(f"{mode}: {'; '.join(problems) or 'can be launched'}")
+    click.echo(f"loads as: {', '.join(facts.loads_as) or 'nothing that QEMU takes'}")
     for entry in facts.table:
         click.echo(f"table: {entry.guid} {entry.name or 'unknown'} {entry.data}")
     for section in facts.metadata or ():
@@ -51,6 +68,26 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo("kernel hashes: no section of the SEV metadata for sev-snp")
     click.echo(f"modules: {len(found)}")
     click.echo(f"kernel hashes: {_SAYS[verdict]}")
+    _show(cases)
+    if is_tried:
+        click.echo(f"{file}: {_VERDICTS[status]}")
+    return status
+
+
+def _tried(file: Path) -> "tuple[Seen, ...]":
+    from sevkit.guest.launch import find_qemu
+    from sevkit.guest.trial import try_firmware
+
+    with tempfile.TemporaryDirectory(prefix="sevkit-trial-") as scratch:
+        return try_firmware(file.absolute(), find_qemu(), Path(scratch), name=str(file))
+
+
+def _show(cases: "Iterable[Seen]") -> None:
+    for seen in cases:
+        mark = "ok" if seen.is_right else "WRONG"
+        click.echo(
+            f"{mark:5}  {seen.case:12}  {seen.seen:11}  {seen.seconds:5.1f} s  {seen.evidence}"
+        )
 
 
 @main.command()
@@ -79,11 +116,7 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     if as_json:
         click.echo(proof.text(), nl=False)
         return 0 if proof.is_proven else 1
-    for seen in proof.cases:
-        mark = "ok" if seen.is_right else "WRONG"
-        click.echo(
-            f"{mark:5}  {seen.case:12}  {seen.seen:7}  {seen.seconds:5.1f} s  {seen.evidence}"
-        )
-    verdict = "the firmware refuses what it must" if proof.is_proven else "NOT PROVEN"
-    click.echo(f"{shown(file)}: {verdict}")
-    return 0 if proof.is_proven else 1
+    _show(proof.cases)
+    status = 0 if proof.is_proven else 1
+    click.echo(f"{shown(file)}: {_VERDICTS[status]}")
+    return status

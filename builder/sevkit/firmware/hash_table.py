@@ -8,6 +8,7 @@ OvmfPkg/AmdSev/BlobVerifierLibSevHashes/BlobVerifierSevHashes.c.
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from uuid import UUID
 
 SIZE = 176
@@ -24,6 +25,10 @@ _DIGEST_BYTES = 32
 _ENTRY_BYTES = _HEADER.size + _DIGEST_BYTES
 _USED_BYTES = _HEADER.size + 3 * _ENTRY_BYTES
 
+_UNPATCHED_FROM = (10, 0)
+"""The first QEMU that offers the kernel as it is in its file too (fw_cfg etc/boot/kernel, in
+hw/i386/x86-common.c); firmware from edk2-stable202502 on takes that one."""
+
 _MIB = 1 << 20
 _Q35_LOW_BYTES = 0x8000_0000
 _Q35_GAP_FROM_BYTES = 0xB000_0000
@@ -39,6 +44,16 @@ def hash_table(kernel: bytes, initrd: bytes, cmdline: str) -> bytes:
         table += _HEADER.pack(guid.bytes_le, _ENTRY_BYTES)
         table += hashlib.sha256(data).digest()
     return table.ljust(SIZE, b"\0")
+
+
+def table_without_sev(
+    kernel: bytes, initrd: bytes, cmdline: str, *, memory_mib: int, qemu_version: Sequence[int]
+) -> bytes:
+    """The table for a launch without SEV by a QEMU of that version, which decides which kernel the
+    firmware sees; 7.2 when nobody says."""
+    if tuple(qemu_version) < _UNPATCHED_FROM:
+        kernel = patched_kernel(kernel, initrd_bytes=len(initrd), memory_mib=memory_mib)
+    return hash_table(kernel, initrd, cmdline)
 
 
 def patched_kernel(kernel: bytes, *, initrd_bytes: int, memory_mib: int) -> bytes:

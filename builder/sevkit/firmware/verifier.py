@@ -2,8 +2,7 @@
 """Whether firmware holds the code that compares kernel, initramfs and command line with hashes.
 
 A look, never a proof: code that names all three hashes may still go on after a bad one, as EDK2's
-did before edk2-stable202408. The version that its package or source states tells that; for an image
-of unknown age only a guest that was seen to refuse does.
+did before edk2-stable202408. Only a guest that was seen to be refused shows that it does not.
 
 Source: OvmfPkg/AmdSev/BlobVerifierLibSevHashes/BlobVerifierSevHashes.c of EDK2, linked into
 OvmfPkg/QemuKernelLoaderFsDxe; a verifier that checks nothing (BlobVerifierLibNull) names no hash.
@@ -23,6 +22,8 @@ LOADER = "QemuKernelLoaderFsDxe"
 _HASHES = (hash_table.CMDLINE, hash_table.INITRD, hash_table.KERNEL)
 _HALTS_FROM = (2024, 8)
 """edk2-stable202408: the loader stops at a blob that fits no hash, instead of leaving it out."""
+_CODE_HALVES = (0xE0000, 0x1E0000, 0x37C000)
+"""CODE_SIZE in OvmfPkg/Include/Fdf/OvmfPkgDefines.fdf.inc, of images of 1, 2 and 4 MiB."""
 _VERSION = re.compile(r"(20[0-9]{2})\.([0-9]{2})\b")
 
 
@@ -55,21 +56,22 @@ def halts(version: str | None) -> bool | None:
 
     `version` is that of a Debian package: ``2025.02-8+deb13u1``, after edk2's stable tags.
     """
-    match = _VERSION.match(version or "")
+    match = _VERSION.match((version or "").rpartition(":")[2])
     return None if match is None else (int(match[1]), int(match[2])) >= _HALTS_FROM
 
 
-def verifies(found: Verifier, version: str | None) -> bool | None:
-    """Whether firmware is known to refuse what fits no hash; None when nobody can tell."""
-    if found is Verifier.PRESENT:
-        return halts(version)
-    return None if found is Verifier.UNKNOWN else False
+def lacks_verifier(found: Verifier) -> bool:
+    """Whether firmware is known to start what fits no hash."""
+    return found in (Verifier.NO_PLACE, Verifier.NONE)
 
 
 def measured_boot_problems(
     facts: FirmwareFacts, found: Verifier, version: str | None, modes: Sequence[Mode]
 ) -> list[str]:
-    """Why boot can't be called measured in `modes` with this firmware, a line each."""
+    """Why boot can't be called measured in `modes` with this firmware, a line each.
+
+    That there is no reason here does not mean that it can: a guest that was refused shows that.
+    """
     problems = []
     if found is Verifier.NO_PLACE:
         problems.append("it has no table of hashes: a host can't hand them over")
@@ -82,6 +84,10 @@ def measured_boot_problems(
     places = facts.kernel_hashes
     if places is not None and not places.for_snp and "sev-snp" in modes:
         problems.append("its SEV metadata has no section for kernel hashes, which sev-snp needs")
-    if "bios" not in facts.loads_as:
+    if "bios" not in facts.loads_as or _is_code_half(facts):
         problems.append("it is one half of a split build, and one whole file is needed")
     return problems
+
+
+def _is_code_half(facts: FirmwareFacts) -> bool:
+    return not facts.has_variable_store and facts.size in _CODE_HALVES

@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sevkit.guest.console import Console
 from sevkit.guest.launch import tied_to_us
@@ -33,7 +34,8 @@ class Machine:
     """A guest that runs: a context manager that starts it, and kills what is left in the end.
 
     `make_argv` is given the descriptors of the agent's port and of the console that QEMU inherits.
-    `on_agent` and `on_console` take what arrives; QEMU's own words go to `complaints`.
+    `on_agent` and `on_console` take what arrives; QEMU's own words go to `complaints`. It also
+    inherits the descriptors `inherited`, and sees the environment `env` instead of ours.
     """
 
     def __init__(
@@ -42,8 +44,12 @@ class Machine:
         *,
         on_agent: Callable[[bytes], None],
         on_console: Callable[[bytes], None],
+        inherited: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._make_argv = make_argv
+        self._inherited = tuple(inherited)
+        self._env = env
         self.argv: Sequence[str] = ()
         """QEMU's command line, once it was started."""
         self.complaints = Console()
@@ -75,7 +81,8 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=theirs["complaints"].fileno(),
-                pass_fds=(agent_fd, console_fd),
+                pass_fds=(agent_fd, console_fd, *self._inherited),
+                env=self._env,
                 start_new_session=True,
             )
             cleanup.callback(self._kill)
@@ -91,6 +98,18 @@ class Machine:
     def pid(self) -> int:
         """Of QEMU."""
         return self._process.pid
+
+    def cpu_seconds(self) -> float:
+        """Time that QEMU, and what it runs in, have had of a CPU (proc(5), /proc/pid/stat)."""
+        ticks, pids = 0, [self.pid]
+        while pids:
+            pid = pids.pop()
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+                ticks += sum(map(int, fields.split()[11:13]))
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
+                pids += map(int, children.split())
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def wait(
         self,

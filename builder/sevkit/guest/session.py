@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sevkit.errors import ImageError, RecipeError
-from sevkit.firmware.hash_table import hash_table, patched_kernel
+from sevkit.firmware.hash_table import table_without_sev
 from sevkit.guest.boot import Outcome, Setting, boot, booted, limits_for, watch
 from sevkit.guest.conversation import Report
 from sevkit.guest.launch import Accelerator, choose, find_qemu
@@ -21,10 +21,6 @@ from sevkit.guest.report import report_lines
 from sevkit.guest.running import Guest
 from sevkit.image.manifest import Manifest, Role, load
 from sevkit.image.requirements import BOOT_DEVICES, Swiotlb, launch_problems
-
-_UNPATCHED_FROM = (10, 0)
-"""The first QEMU that offers the kernel as it is in its file too (fw_cfg etc/boot/kernel, in
-hw/i386/x86-common.c); firmware from edk2-stable202502 on takes that one."""
 
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
 
@@ -210,11 +206,13 @@ def _hashes_without_sev(
     files: Mapping[Role, Path], cmdline: str, memory_mib: int, qemu_version: Sequence[int]
 ) -> bytes:
     """The table of hashes for a launch without SEV: firmware that checks refuses without it."""
-    initrd = files["initramfs"].read_bytes() if "initramfs" in files else b""
-    kernel = files["kernel"].read_bytes()
-    if tuple(qemu_version) < _UNPATCHED_FROM:
-        kernel = patched_kernel(kernel, initrd_bytes=len(initrd), memory_mib=memory_mib)
-    return hash_table(kernel, initrd, cmdline)
+    return table_without_sev(
+        files["kernel"].read_bytes(),
+        files["initramfs"].read_bytes() if "initramfs" in files else b"",
+        cmdline,
+        memory_mib=memory_mib,
+        qemu_version=qemu_version,
+    )
 
 
 def _check_file(path: Path, sha256: str) -> None:

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
-from sevkit.firmware.ovmf import Mode, parse
-from sevkit.firmware.verifier import measured_boot_problems, verifier, verifies
+from sevkit.firmware.ovmf import Mode
+from sevkit.firmware.verifier import lacks_verifier, verifier
 from sevkit.image import requirements
 from sevkit.image.manifest import MANIFEST, describe_file, explained, text_of, verify, write_sums
 from sevkit.image.measured import measure_image
@@ -30,9 +30,10 @@ from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
 
-VERSION = 6
+VERSION = 7
 
 BUILD_ID_DIGITS = 12
+_PROOF = "firmware-proof"
 
 _TOOLS = ("gcc", "ld")
 _HEADER_BYTES = 4096
@@ -76,7 +77,9 @@ def plan_image(planner: Planner) -> Stage:
     if recipe.agent.needs:
         check_early(recipe.agent.needs, _forbidden(planner))
         params["agent_needs"] = list(recipe.agent.needs)
-    inputs = {name: planner.stage(name) for name in ("kernel", "initramfs", "agent", "firmware")}
+    parts = ["kernel", "initramfs", "agent", "firmware"]
+    parts += [_PROOF] if recipe.launch.measured else []
+    inputs = {name: planner.stage(name) for name in parts}
     return Stage("image", "image", VERSION, params, inputs)
 
 
@@ -130,7 +133,7 @@ def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
         (inputs["agent"] / "agent").read_bytes(),
         (out / "config").read_text(encoding="utf-8"),
     )
-    manifest = _manifest(stage, facts, out, _verifies(params, out / "firmware.fd"))
+    manifest = _manifest(stage, facts, out, _verifies(inputs, out / "firmware.fd"))
     if not manifest.possible_modes:
         raise RecipeError(
             f"{manifest.name} can't be launched in any mode of launch.modes",
@@ -196,20 +199,11 @@ class _Facts:
                 )
 
 
-def _verifies(params: Mapping[str, Any], firmware: Path) -> bool | None:
-    """Whether the firmware refuses what fits no hash; a `RecipeError` where it should and can't."""
-    data, name = firmware.read_bytes(), params["firmware"]
-    origins = [row["origin"] for row in params["sources"] if row["source"] == name]
-    version = next((row["version"] for row in origins if row["kind"] in ("deb", "deb-src")), None)
-    found = verifier(data, name)
-    problems = measured_boot_problems(parse(data, name), found, version, params["launch"]["modes"])
-    if params["launch"]["measured"] and problems:
-        raise RecipeError(
-            f"{params['name']}: launch.measured: the firmware of sources.{name} measures no boot",
-            why="\n".join(problems),
-            hint="build OvmfPkg/AmdSev/AmdSevX64.dsc as sev-guest does, or say measured = false",
-        )
-    return verifies(found, version)
+def _verifies(inputs: Mapping[str, Path], firmware: Path) -> bool | None:
+    """Whether the firmware refuses what fits no hash: proven, known not to, or unknown."""
+    if _PROOF in inputs:
+        return True
+    return False if lacks_verifier(verifier(firmware.read_bytes(), firmware.name)) else None
 
 
 def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> Manifest:
