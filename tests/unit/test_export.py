@@ -328,7 +328,7 @@ def test_a_command_line_ends_nothing_in_the_format_that_holds_it(
     hashed: Path, tmp_path: Path
 ) -> None:
     """Somebody else's recipe may try to close the quotes or the element that it is put into."""
-    evil = "a</cmdline></os><devices/> b=]]>&amp; c=\"\\\" '''d''' $(e) \"\"\"f"
+    evil = "a</cmdline></os><devices/> b=]]>&amp; c=\"\\\" '''d''' $(e) \"\"\" \"f"
     image = changed(hashed, tmp_path / "evil", cmdline=evil)
     domain = ElementTree.fromstring(exported(subject_of(image), "libvirt"))
     assert domain.findtext("os/cmdline") == evil

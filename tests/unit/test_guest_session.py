@@ -187,6 +187,20 @@ def test_a_device_that_the_bounce_buffers_do_not_hold_is_refused(folder: Path) -
     assert "1 disk with 1 vCPUs" in caught.value.why
 
 
+def test_a_command_line_that_the_kernel_would_cut_off_is_refused(folder: Path) -> None:
+    manifest = published(folder, cmdline="x" * 2020)
+    assert len(spec_of(manifest, folder, more_cmdline="y" * 26).cmdline) == 2047
+    with pytest.raises(RecipeError, match="2048 bytes, the kernel takes 2047"):
+        spec_of(manifest, folder, more_cmdline="y" * 27)
+
+
+@pytest.mark.parametrize("cmdline", ["a\0b", "a\x1b[2J", 'a="'])
+def test_an_edited_manifest_s_command_line_is_one_clear_error(folder: Path, cmdline: str) -> None:
+    manifest = published(folder, cmdline=cmdline)
+    with pytest.raises(ImageError, match=r"manifest\.json: cmdline"):
+        spec_of(manifest, folder)
+
+
 def test_a_guest_has_room_for_its_workload_unless_its_size_is_said(folder: Path) -> None:
     manifest = published(folder)
     for room, mib in ((0, 512), (64 << 20, 512), (1 << 30, 1224), ((1 << 30) + 1, 1225)):

@@ -19,6 +19,7 @@ from sevkit.guest.launch import Accelerator, choose, find_qemu
 from sevkit.guest.qemu import GuestSpec, parse_memory
 from sevkit.guest.report import report_lines
 from sevkit.guest.running import Guest
+from sevkit.image.cmdline import full_cmdline
 from sevkit.image.manifest import Manifest, Role, load
 from sevkit.image.requirements import BOOT_DEVICES, Swiotlb, launch_problems
 
@@ -159,8 +160,9 @@ def spec_of(
     cover `more_cmdline` too. `devices` counts those that take bounce buffers. `qemu_version` is the
     one that will run it, 7.2 when nobody says: it decides which kernel the firmware sees.
 
-    Raises `RecipeError` for `memory` that is impossible or too little for the devices,
-    `ImageError` for a file that is not as published.
+    Raises `RecipeError` for `memory` that is impossible or too little for the devices, and for a
+    command line that becomes one the kernel does not take; `ImageError` for a file that is not
+    as published and a manifest whose command line no kernel takes.
     """
     needs = manifest.memory
     room = needs.minimum_mib + -(-room_for_bytes // (1 << 20))
@@ -171,7 +173,7 @@ def spec_of(
     )
     modes = manifest.possible_modes
     hashes = manifest.firmware.kernel_hashes
-    cmdline = f"{manifest.cmdline} {more_cmdline}" if more_cmdline else manifest.cmdline
+    cmdline = full_cmdline(manifest, folder, [more_cmdline])
     vcpus = vcpus or manifest.launch.vcpus[0]
     swiotlb = Swiotlb.of_cmdline(cmdline)
     problems = launch_problems(

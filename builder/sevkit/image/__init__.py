@@ -5,6 +5,7 @@ output.py        `output/<name>/<version>-<build id>/`, published at once, never
 shape.py         what a manifest may say, with its JSON Schema
 manifest.py      a manifest written, read, and held against the bytes beside it
 requirements.py  what a guest asks of its host
+cmdline.py       the kernel command line of a launch, and the parameters in one
 measured.py      the launch digests of an image
 sbom.py          its bill of materials
 signature.py     whose it is

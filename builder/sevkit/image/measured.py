@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sevkit.errors import ImageError, RecipeError
+from sevkit.image.cmdline import full_cmdline
 from sevkit.image.manifest import MANIFEST, describe_file
 from sevkit.image.shape import Manifest
-from sevkit.measure.digests import Boot, Measurement, Wanted, cmdline_problem, measure
+from sevkit.measure.digests import Boot, Measurement, Wanted, measure
 
 _MEASURED = ("firmware", "kernel", "initramfs")
 
@@ -42,13 +43,7 @@ def measure_image(
     Raises `ImageError` when a file is not what the manifest says, `RecipeError` for a launch that
     can't be.
     """
-    if problem := cmdline_problem(manifest.cmdline):
-        raise ImageError(
-            f"{folder / MANIFEST}: cmdline {problem}", hint="build the image again: it was edited"
-        )
-    cmdline = " ".join(word for word in [manifest.cmdline, *append] if word)
-    if problem := cmdline_problem(cmdline):
-        raise RecipeError(f"the command line with what is appended {problem}")
+    cmdline = full_cmdline(manifest, folder, append)
     asked = wanted or wanted_of(manifest)
     for mode in asked.modes:
         if problems := manifest.launch.modes[mode].problems:
