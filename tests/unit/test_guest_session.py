@@ -5,8 +5,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import image_samples
 import pytest
 
+from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.firmware.hash_table import hash_table
 from sevkit.guest.boot import Outcome
@@ -206,6 +208,34 @@ def test_a_guest_has_room_for_its_workload_unless_its_size_is_said(folder: Path)
     for room, mib in ((0, 512), (64 << 20, 512), (1 << 30, 1224), ((1 << 30) + 1, 1225)):
         assert spec_of(manifest, folder, room_for_bytes=room).memory_mib == mib
     assert spec_of(manifest, folder, memory="300M", room_for_bytes=1 << 30).memory_mib == 300
+
+
+@pytest.mark.boots
+@pytest.mark.parametrize("verb", ["boot", "run"])
+@pytest.mark.parametrize(
+    ("memory", "why"),
+    [
+        ("3G", "2048 MiB do not fit into 2048 MiB of memory below 4 GiB"),
+        ("64M", "64 MiB is too little for this image"),
+        ("2000M", "2000 MiB is too little for this image"),
+    ],
+)
+def test_memory_that_can_t_be_is_refused_before_anything_starts(
+    verb: str, memory: str, why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernel = image_samples.recipe().kernel.model_dump()
+    words = ("console=ttyS0", '"swiotlb=1048064,force"')
+    image = image_samples.image(tmp_path, kernel={**kernel, "cmdline": words})
+    (tmp_path / "root").mkdir()
+    place = ["--output", str(tmp_path / "output")]
+    words_of = {
+        "boot": ["--memory", memory, str(image)],
+        "run": ["--guest-memory", memory, str(image), f"dir:{tmp_path / 'root'}", "--", "true"],
+    }
+    assert run([*place, verb, *words_of[verb]]) == 2
+    assert why in capfd.readouterr().err
+    assert not (tmp_path / "output" / ".log").exists()
+    assert run([*place, "export", str(image), "qemu", "--memory", "2700M"]) == 0
 
 
 @pytest.mark.boots

@@ -58,10 +58,17 @@ def test_a_kernel_without_memory_encryption_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "expected"), [(128, 64), (1024, 64), (2048, 123), (16384, 984), (32768, 1024)]
+    ("memory", "expected"),
+    [(128, 64), (1066, 64), (1067, 128), (2048, 128), (16384, 1024), (32768, 1024)],
 )
 def test_bounce_buffers_take_a_share_of_memory_within_limits(memory: int, expected: int) -> None:
     assert SHARE.mib(memory) == expected
+
+
+def test_the_bound_on_bounce_buffers_has_no_steps() -> None:
+    for memory in range(128, 40000):
+        assert SHARE.mib(memory) <= SHARE.most_mib(memory)
+        assert 0 <= SHARE.most_mib(memory + 1) - SHARE.most_mib(memory) <= 1
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,15 @@ def test_bounce_buffers_take_a_share_of_memory_within_limits(memory: int, expect
         ("swiotlb=0200000", 128 * MIB),
         ("swiotlb=089", None),
         ("swiotlb=1024 swiotlb=65536", 128 * MIB),
+        ("swiotlb=65537", 256 * MIB),
+        ("swiotlb=1048064", 2048 * MIB),
+        ("swiotlb=0X10000", 128 * MIB),
+        ("swiotlb=-1", None),
+        ('"swiotlb=65536"', 128 * MIB),
+        ('swiotlb="65536,force"', 128 * MIB),
+        ("swiotlb=65536 -- swiotlb=131072", 128 * MIB),
+        ("-- swiotlb=131072", None),
+        ('a="b swiotlb=131072"', None),
     ],
 )
 def test_the_command_line_fixes_bounce_buffers(cmdline: str, expected: int | None) -> None:
@@ -93,7 +109,7 @@ def test_fixed_bounce_buffers_do_not_grow_with_memory() -> None:
 
 def test_the_minimum_holds_all_that_it_must_and_no_step_less_would() -> None:
     def is_enough(memory: int) -> bool:
-        return memory - SHARE.mib(memory) - -(-memory // 64) >= 25 + 3 + 16 + 64 + 16
+        return memory - SHARE.most_mib(memory) - -(-memory // 64) >= 25 + 3 + 16 + 64 + 16
 
     least = minimum_mib(SMALL, SHARE)
     assert is_enough(least)
@@ -113,9 +129,11 @@ def test_the_minimum_is_what_trying_every_step_finds() -> None:
         tried = next(
             memory
             for memory in range(128, 1 << 20, 32)
-            if memory - SHARE.mib(memory) - -(-memory // 64) >= needed
+            if memory - SHARE.most_mib(memory) - -(-memory // 64) >= needed
         )
         assert minimum_mib(held, SHARE) == tried
+        for memory in range(tried, 2 * tried, 32):
+            assert memory - SHARE.mib(memory) - -(-memory // 64) >= needed
 
 
 def test_the_minimum_never_falls_when_something_grows() -> None:
@@ -149,7 +167,8 @@ def test_what_is_no_bzimage_is_refused(data: bytes) -> None:
 
 def problems(**changes: Any) -> list[str]:
     """Of a launch that is fine but for the changes."""
-    facts = {"memory_mib": 512, "vcpus": 1, "devices": BOOT_DEVICES} | changes
+    facts = {"memory_mib": 512, "vcpus": 1, "devices": BOOT_DEVICES, "held_bytes": 28 << 20}
+    facts |= changes
     swiotlb = facts.pop("swiotlb", SHARE)
     return launch_problems(minimum_mib(SMALL, swiotlb), swiotlb, **facts)
 
@@ -166,20 +185,30 @@ def test_an_initramfs_that_does_not_unpack_is_found_at_the_very_minimum() -> Non
     assert f"from {least} MiB on" in problem
 
 
-def test_bounce_buffers_larger_than_low_memory_are_found() -> None:
-    large = Swiotlb.of_cmdline(f"swiotlb={2048 * 512}")
+@pytest.mark.parametrize("slots", [2048 * 512, 2047 * 512, 1025 * 512])
+def test_bounce_buffers_larger_than_low_memory_are_found(slots: int) -> None:
+    large = Swiotlb.of_cmdline(f"swiotlb={slots}")
     assert large.mib(8192) == 2048
     assert problems(swiotlb=large, memory_mib=2815) == []
-    [problem] = problems(swiotlb=large, memory_mib=2816)
-    assert "2048 MiB of memory below 4 GiB" in problem
+    for memory in (2816, 3072, 6144):
+        [problem] = problems(swiotlb=large, memory_mib=memory)
+        assert "2048 MiB of memory below 4 GiB" in problem
+
+
+def test_kernel_and_initramfs_must_lie_in_low_memory_beside_bounce_buffers() -> None:
+    large = Swiotlb.of_cmdline(f"swiotlb={1024 * 512}")
+    low = {"swiotlb": large, "memory_mib": 3072}
+    assert problems(**low, held_bytes=(1024 - 80) << 20) == []
+    [problem] = problems(**low, held_bytes=((1024 - 80) << 20) + 1)
+    assert "kernel, initramfs and firmware take 1025" in problem
 
 
 @pytest.mark.parametrize("device", sorted(DEVICE_NEEDS))
 def test_every_kind_of_device_takes_bounce_buffers_until_they_are_too_few(device: str) -> None:
     some = Swiotlb.of_cmdline("swiotlb=1024")
-    counts = [count for count in range(64) if problems(swiotlb=some, devices={device: count})]
+    counts = [count for count in range(1100) if problems(swiotlb=some, devices={device: count})]
     assert counts
-    assert counts == list(range(counts[0], 64))
+    assert counts == list(range(counts[0], 1100))
     assert counts[0] > 0
     assert (
         bounce_bytes({device: counts[0]}, 1) > 2 << 20 >= bounce_bytes({device: counts[0] - 1}, 1)

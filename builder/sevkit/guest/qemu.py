@@ -13,6 +13,7 @@ from pathlib import Path
 from sevkit.errors import HostError, RecipeError
 from sevkit.guest.channel import PORT_NAME
 from sevkit.guest.launch import Launch, Qemu
+from sevkit.image.cmdline import parameters
 
 MEMORY_LIMIT_MIB = 1 << 20
 ROOTFS_TAG = "rootfs"
@@ -163,8 +164,8 @@ def in_memory(address: int, data: bytes) -> list[str]:
 
 def console_is_virtio(cmdline: str) -> bool:
     """Whether hvc0 is the only console: both would print every line twice."""
-    consoles = [word for word in cmdline.split() if word.startswith("console=")]
-    return bool(consoles) and all(word.startswith("console=hvc0") for word in consoles)
+    consoles = [value or "" for name, value in parameters(cmdline) if name == "console"]
+    return bool(consoles) and all(value.startswith("hvc0") for value in consoles)
 
 
 def _quoted(path: Path) -> str:

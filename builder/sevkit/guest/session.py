@@ -176,8 +176,14 @@ def spec_of(
     cmdline = full_cmdline(manifest, folder, [more_cmdline])
     vcpus = vcpus or manifest.launch.vcpus[0]
     swiotlb = Swiotlb.of_cmdline(cmdline)
+    archive = manifest.files.get("initramfs")
     problems = launch_problems(
-        needs.minimum_mib, swiotlb, memory_mib=mib, vcpus=vcpus, devices=devices
+        needs.minimum_mib,
+        swiotlb,
+        held_bytes=needs.kernel_bytes + (0 if archive is None else archive.size),
+        memory_mib=mib,
+        vcpus=vcpus,
+        devices=devices,
     )
     if problems:
         raise RecipeError(

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from sevkit.errors import BuildError
 from sevkit.firmware.ovmf import Mode
+from sevkit.image.cmdline import parameters
 
 MIB = 1 << 20
 
@@ -80,6 +81,7 @@ SLOT_BYTES = 2048
 """include/linux/swiotlb.h: IO_TLB_SIZE."""
 _SLOT_STEP = 128
 _DEFAULT_SLOTS = 32768
+_BASES: Mapping[int, int] = MappingProxyType({1: 16, 2: 8, 3: 10})
 SWIOTLB_PERCENT = 6
 SWIOTLB_LEAST_MIB = 64
 SWIOTLB_MOST_MIB = 1024
@@ -103,7 +105,9 @@ _PAGE_ACCOUNT = 64
 class Swiotlb:
     """How large the bounce buffers of a guest will be, whatever its memory.
 
-    `fixed_bytes` is what the command line says; None when it is 6 % of memory within limits.
+    `fixed_bytes` is what the kernel makes of the command line; None when it is 6 % of memory within
+    limits. A kernel since 6.0 takes a power of two of slots, and what is not one rounded up
+    (kernel/dma/swiotlb.c: round_up_default_nslabs()).
     """
 
     fixed_bytes: int | None
@@ -116,11 +120,14 @@ class Swiotlb:
         setup_io_tlb_npages(), swiotlb_adjust_size()).
         """
         fixed = None
-        for match in re.finditer(r"(?:^|\s)swiotlb=(0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", cmdline):
-            number = match[1]
-            base = 16 if number.startswith("0x") else 8 if number.startswith("0") else 10
+        for name, value in parameters(cmdline):
+            match = re.match(r"0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*)", value or "")
+            if name != "swiotlb" or match is None:
+                continue
+            number, base = next((match[i], base) for i, base in _BASES.items() if match[i])
             slots = -(-int(number, base) // _SLOT_STEP) * _SLOT_STEP
-            fixed = None if slots in (0, _DEFAULT_SLOTS) else slots * SLOT_BYTES
+            is_default = slots in (0, _DEFAULT_SLOTS)
+            fixed = None if is_default else _power_of_two(slots) * SLOT_BYTES
         return cls(fixed)
 
     def mib(self, memory_mib: int) -> int:
@@ -128,7 +135,18 @@ class Swiotlb:
         if self.fixed_bytes is not None:
             return -(-self.fixed_bytes // MIB)
         share = -(-memory_mib * SWIOTLB_PERCENT // 100)
+        return _power_of_two(min(max(share, SWIOTLB_LEAST_MIB), SWIOTLB_MOST_MIB))
+
+    def most_mib(self, memory_mib: int) -> int:
+        """A bound on `mib` that has no steps: no MiB of memory adds more than one to it."""
+        if self.fixed_bytes is not None:
+            return self.mib(memory_mib)
+        share = -(-memory_mib * 2 * SWIOTLB_PERCENT // 100)
         return min(max(share, SWIOTLB_LEAST_MIB), SWIOTLB_MOST_MIB)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -148,12 +166,13 @@ def minimum_mib(contents: Contents, swiotlb: Swiotlb) -> int:
 
     It is the least M for which M less bounce buffers, less 1/64 of M for page structures, holds the
     kernel, the archive, twice the unpacked archive (the root is a tmpfs, which takes half of the
-    memory and no more), and room for firmware and agent. It never falls when a part grows.
+    memory and no more), and room for firmware and agent. It never falls when a part grows, and all
+    memory above it is enough too.
     """
     bytes_needed = contents.kernel + contents.archive + 2 * contents.unpacked
     needed = -(-bytes_needed // MIB) + WORKING_MIB + FIRMWARE_MIB
     memory = LEAST_MIB
-    while (lack := needed - memory + swiotlb.mib(memory) + -(-memory // _PAGE_ACCOUNT)) > 0:
+    while (lack := needed - memory + swiotlb.most_mib(memory) + -(-memory // _PAGE_ACCOUNT)) > 0:
         memory += -(-lack // _STEP_MIB) * _STEP_MIB  # another MiB is never worth more than one
     return memory
 
@@ -186,6 +205,18 @@ DEVICE_NEEDS: Mapping[str, DeviceNeed] = MappingProxyType(
         "disk": DeviceNeed(0, 1280 << 10),
         # net/9p/trans_virtio.c: maxsize, 128 pages and some; a task waits for its one request.
         "share": DeviceNeed(0, 512 << 10),
+        # drivers/scsi/virtio_scsi.c: VIRTIO_SCSI_EVENT_LEN, 8 events; requests and queues are those
+        # of a disk (QEMU's hw/scsi/virtio-scsi.c), with a command and an answer.
+        "scsi": DeviceNeed(8 * SLOT_BYTES, (1280 << 10) + 2 * SLOT_BYTES),
+        # drivers/net/virtio_net.c: try_fill_recv(), at most a page for each of QEMU's 256 places of
+        # a receive queue (mergeable buffers), cut from pieces of 32 KiB; 64 KiB a packet (GSO) with
+        # its header. One of a pair of queues a device unless `queues=` says more.
+        "net-queue-pair": DeviceNeed(256 * _PAGE + (32 << 10), (64 << 10) + SLOT_BYTES),
+        # drivers/char/hw_random/virtio-rng.c: one request of 64 bytes.
+        "rng": DeviceNeed(SLOT_BYTES, 0),
+        # fs/fuse/fuse_i.h: FUSE_MAX_MAX_PAGES, 256 pages a request; fs/fuse/virtio_fs.c:
+        # FUSE_HEADER_OVERHEAD, 4 pieces beside; a task waits for its one request.
+        "virtiofs": DeviceNeed(0, 256 * _PAGE + 4 * SLOT_BYTES),
         # net/vmw_vsock/virtio_transport.c: virtio_vsock_rx_fill(), 128 places of 4 KiB, and 8
         # events; include/linux/virtio_vsock.h: 64 KiB a packet.
         "vsock": DeviceNeed(128 * _PAGE + 8 * SLOT_BYTES, 64 << 10),
@@ -211,15 +242,17 @@ def launch_problems(
     minimum: int,
     swiotlb: Swiotlb,
     *,
+    held_bytes: int,
     memory_mib: int,
     vcpus: int,
     devices: Mapping[str, int],
 ) -> list[str]:
     """Why a guest of this size can't come up or can't reach its devices, a line each.
 
-    `minimum` is the manifest's: below it the initramfs does not unpack. `devices` counts those of
-    `DEVICE_NEEDS`. Bounce buffers lie in low memory (kernel/dma/swiotlb.c: swiotlb_init_remap()
-    without SWIOTLB_ANY), which kernel and initramfs share with them.
+    `minimum` is the manifest's: below it the initramfs does not unpack. `held_bytes` is what kernel
+    and archive take before that. `devices` counts those of `DEVICE_NEEDS`. Bounce buffers lie in
+    low memory (kernel/dma/swiotlb.c: swiotlb_init_remap() without SWIOTLB_ANY), which kernel,
+    initramfs and firmware share with them. What does not fit the kernel halves until it does.
     """
     problems = []
     if memory_mib < minimum:
@@ -229,9 +262,11 @@ def launch_problems(
         )
     low = memory_mib if memory_mib < LOW_LIMIT_MIB else LOW_MIB
     pool = swiotlb.mib(memory_mib)
-    if pool >= low:
+    others = -(-held_bytes // MIB) + WORKING_MIB + FIRMWARE_MIB
+    if pool + others > low:
         problems.append(
-            f"bounce buffers of {pool} MiB do not fit into {low} MiB of memory below 4 GiB"
+            f"bounce buffers of {pool} MiB do not fit into {low} MiB of memory below 4 GiB, of "
+            f"which kernel, initramfs and firmware take {others}"
         )
     needed = bounce_bytes(devices, vcpus)
     if needed > pool * MIB:

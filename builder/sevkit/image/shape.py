@@ -308,10 +308,11 @@ class DeviceNeed(Part):
 
 
 class SwiotlbRule(Part):
-    """The size of the bounce buffers, which come out of the guest's memory."""
+    """The size of the bounce buffers, which come out of the guest's memory: a power of two."""
 
     fixed_bytes: Annotated[
-        Bytes | None, Field(description="What the command line says; null: a share of memory.")
+        Bytes | None,
+        Field(description="What the command line comes to; null: a share of memory, rounded up."),
     ]
     percent: int
     least_mib: Mib
