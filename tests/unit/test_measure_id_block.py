@@ -4,7 +4,9 @@
 import base64
 import hashlib
 import hmac
+import re
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,33 @@ def test_what_is_no_key_for_this_is_refused_with_one_clear_error(
         with pytest.raises(RecipeError, match="can't be read"):
             id_block(DIGEST, place)
     assert id_block(DIGEST, id_key)
+
+
+def test_a_key_of_ssh_keygen_signs_as_the_same_key_in_pem(id_key: Path, tmp_path: Path) -> None:
+    path = tmp_path / "id_ecdsa"
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", path], check=True
+    )
+    made = id_block(DIGEST, path)
+    convert = ["ssh-keygen", "-q", "-p", "-m", "PKCS8", "-N", "", "-f", path]
+    subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+    assert b"BEGIN PRIVATE KEY" in path.read_bytes()
+    assert id_block(DIGEST, path) == made
+    assert id_block(DIGEST, id_key) != made
+
+
+def test_a_key_of_ssh_keygen_that_does_not_serve_is_told_why(tmp_path: Path) -> None:
+    path = tmp_path / "id"
+    for options, why in (
+        (["-t", "ecdsa", "-b", "384", "-N", "secret"], "with a passphrase.*ssh-keygen -p -N ''"),
+        (["-t", "ecdsa", "-b", "256", "-N", ""], "key of another kind: secp256r1"),
+        (["-t", "ed25519", "-N", ""], "key of another kind: Ed25519PrivateKey"),
+    ):
+        path.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", *options, "-f", path], check=True, input=b"y\n")
+        with pytest.raises(RecipeError) as caught:
+            id_block(DIGEST, path)
+        assert re.search(why, str(caught.value), re.DOTALL)
+    path.write_bytes(path.read_bytes()[:120])
+    with pytest.raises(RecipeError, match="is a damaged key"):
+        id_block(DIGEST, path)

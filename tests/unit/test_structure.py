@@ -18,6 +18,7 @@ CRAFTS = {
     "firmware",
     "kconfig",
     "measure",
+    "opening",
     "patches",
     "printable",
     "rootfs",

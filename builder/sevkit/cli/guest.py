@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sevkit.guest.launch import Accelerator
     from sevkit.image.manifest import Manifest
 
+_REPORT_LIMIT_BYTES = 1 << 16
+
 ACCEL = click.option(
     "--accel",
     type=click.Choice(["sev-snp", "sev-es", "sev", "kvm", "tcg"]),
@@ -192,14 +194,17 @@ def verify_report(
     from sevkit.guest.qemu import POLICIES
     from sevkit.image.manifest import read_manifest
     from sevkit.measure.snp_report import check, measurements_of, parse
+    from sevkit.opening import open_at_once
 
     if measurement is None:
         path = manifest / "manifest.json" if manifest.is_dir() else manifest
         rows = _snp_launches(read_manifest(path), path)
     else:
         rows = [("as --measurement says", _hex("--measurement", measurement, 48).hex())]
+    with open_at_once(report) as file:
+        attested = parse(file.read(_REPORT_LIMIT_BYTES))
     checks = check(
-        parse(report.read_bytes()),
+        attested,
         measurements=measurements_of(rows),
         policy=POLICIES["sev-snp"] if policy is None else _whole("--policy", policy),
         vmpl=vmpl,

@@ -19,6 +19,7 @@ from uuid import UUID
 from sevkit.errors import ImageError
 from sevkit.firmware import hash_table
 from sevkit.firmware.volumes import Volume, damaged, files, sections, volumes
+from sevkit.opening import open_at_once
 
 LIMIT_BYTES = 16 << 20
 
@@ -131,7 +132,7 @@ def read_firmware(path: Path, name: str = "") -> FirmwareFacts:
 def read_bytes(path: Path, name: str = "") -> bytes:
     """At most one byte more than an image may have. Raises `ImageError` when it can't be read."""
     try:
-        with path.open("rb") as file:
+        with open_at_once(path) as file:
             return file.read(LIMIT_BYTES + 1)
     except OSError as error:
         raise ImageError(f"{name or path} can't be read", why=str(error.strerror)) from error

@@ -22,6 +22,7 @@ from sevkit.guest.running import Guest
 from sevkit.image.cmdline import full_cmdline
 from sevkit.image.manifest import Manifest, Role, load
 from sevkit.image.requirements import BOOT_DEVICES, Swiotlb, launch_problems
+from sevkit.opening import open_at_once
 
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
 
@@ -225,7 +226,7 @@ def _hashes_without_sev(
 
 def _check_file(path: Path, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
+        with open_at_once(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"{path} can't be read", why=str(error.strerror)) from error

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sevkit.errors import HostError, ImageError, RecipeError
 from sevkit.image.manifest import MANIFEST, SIGNATURE, verify
+from sevkit.opening import open_at_once
 
 NAMESPACE = "sevkit-manifest"
 """What a signature is for (ssh-keygen -n): one made for mail or git says nothing of an image."""
@@ -133,7 +134,7 @@ def _principal(allowed: Path, signature: Path) -> str:
 def _read(signature: Path) -> bytes:
     """A signature's bytes. Raises `ImageError` for a file that can't be one."""
     try:
-        with signature.open("rb") as file:
+        with open_at_once(signature) as file:
             data = file.read(_LIMIT_BYTES + 1)
     except OSError as error:
         raise ImageError(f"{signature} can't be read", why=str(error.strerror)) from error

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sevkit.errors import RecipeError
+from sevkit.opening import open_at_once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -26,6 +27,7 @@ POLICY = 0x30000
 """Of a guest on any host, with SMT, without debugging (ABI: guest policy); `sevkit boot`'s."""
 
 KEY_LIMIT_BYTES = 1 << 16
+_SSH_HEAD = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 _BLOCK = struct.Struct("<48s16s16sIIQ")
 _BLOCK_VERSION = 1
@@ -72,8 +74,9 @@ def id_block(
 ) -> IdBlock:
     """The block that allows a launch with `digest` (48 bytes) under `policy`, signed.
 
-    `id_key` signs the block, `author_key` the public half of `id_key`: files of P-384 keys in PEM
-    without a passphrase. Raises `RecipeError` for a file that is something else.
+    `id_key` signs the block, `author_key` the public half of `id_key`: files of P-384 keys, in PEM
+    or as OpenSSH writes them, without a passphrase. Raises `RecipeError` for a file that is
+    something else.
     """
     if len(digest) != 48:
         raise ValueError("a launch digest has 48 bytes")
@@ -104,20 +107,25 @@ def id_block(
 def _read_key(path: Path) -> "EllipticCurvePrivateKey":
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.hazmat.primitives.serialization import (
+        load_pem_private_key,
+        load_ssh_private_key,
+    )
 
     hint = "make one: openssl ecparam -name secp384r1 -genkey -noout -out FILE"
     try:
-        with path.open("rb") as file:
+        with open_at_once(path) as file:
             text = file.read(KEY_LIMIT_BYTES)
     except OSError as error:
         raise RecipeError(f"{path} can't be read", why=str(error.strerror)) from error
     try:
-        key = load_pem_private_key(text, password=None)
+        is_ssh = text.startswith(_SSH_HEAD)
+        key: object = (load_ssh_private_key if is_ssh else load_pem_private_key)(text, None)
     except TypeError as error:
         raise RecipeError(
             f"{path} is a key with a passphrase",
-            hint="decrypt it for this call: openssl pkey -in FILE -out PLAIN",
+            hint="decrypt a copy of it: "
+            + ("ssh-keygen -p -N '' -f COPY" if is_ssh else "openssl pkey -in FILE -out COPY"),
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         kind = "a public key or certificate" if b"-----BEGIN " in text else "no key"
