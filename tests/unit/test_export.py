@@ -3,6 +3,7 @@
 
 import base64
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -124,6 +125,17 @@ def test_the_script_survives_the_shell_with_odd_paths_and_words(
     words = shlex.split(text.partition("exec ")[2].replace("\\\n", " "))
     assert words[words.index("-append") + 1] == "a=\"b c\" d=$e `f` 'g'"
     assert words[words.index("-kernel") + 1] == str(odd.absolute() / "vmlinuz")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", os.fsdecode(b"a\xff")])
+def test_a_folder_that_no_format_can_name_is_refused(
+    name: str, hashed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for good in ("größe", "日本"):
+        assert exported(subject_of(changed(hashed, tmp_path / good)), "qemu-config")
+    image = changed(hashed, tmp_path / name)
+    assert run(["export", str(image), "libvirt"]) == 1
+    assert "whose name the formats" in capfd.readouterr().err
 
 
 def test_a_value_that_readconfig_can_not_hold_is_refused(hashed: Path, tmp_path: Path) -> None:

@@ -113,9 +113,16 @@ def subject_of(
 
     Without `mode` it is the strongest that the image can do. `qemu_version` matters without SEV
     alone: from 10.0 on the firmware sees another kernel. Raises `ImageError` for a mode that
-    the image can't do, with the manifest's reason, and for files that were changed; `RecipeError`
-    for a number of vCPUs, a CPU or memory that the image is not made for.
+    the image can't do, with the manifest's reason, for files that were changed, and for a folder
+    whose name can't be printed; `RecipeError` for a number of vCPUs, a CPU or memory that the image
+    is not made for.
     """
+    if not str(folder.absolute()).isprintable():
+        raise ImageError(
+            "the image lies in a folder whose name the formats of exports can't hold",
+            why=repr(str(folder.absolute())),
+            hint="copy the image to a folder with a printable name",
+        )
     manifest = load(folder)
     chosen = _mode(manifest, mode)
     offered = manifest.launch
