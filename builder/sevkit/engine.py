@@ -6,7 +6,6 @@ made: a stage's output reaches the store by one rename or not at all.
 """
 
 import importlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from sevkit.disk import FullDiskError, full_disk_explained
 from sevkit.errors import HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
-from sevkit.sandbox import ENVIRONMENT, CancelledError, Processes, SandboxRunner, check_confinement
+from sevkit.sandbox import CancelledError, Processes, SandboxRunner, check_confinement, is_there
 from sevkit.stage import BuildFunction, Plan, Stage, changes
 from sevkit.store.store import Store, lock_name
 from sevkit.toolchain import GROUP, tools_of
@@ -249,9 +248,9 @@ class Engine:
         for task in work.tasks.values():
             if task.stage is not None and GROUP not in task.stage.inputs:
                 tools |= tools_of(task.stage.kind)
-        missing = {tool: package for tool, package in tools.items() if not _is_there(tool)}
+        missing = {tool: package for tool, package in tools.items() if not is_there(tool)}
         if self._settings.confined and any(task.stage for task in work.tasks.values()):
-            if _is_there("bwrap"):
+            if is_there("bwrap"):
                 check_confinement()
             else:
                 missing["bwrap"] = "bubblewrap"
@@ -367,9 +366,3 @@ def _build_function(stage: Stage) -> BuildFunction:
     module = importlib.import_module(f"sevkit.stages.{stage.kind}")
     function: BuildFunction = getattr(module, f"build_{stage.kind}")
     return function
-
-
-def _is_there(tool: str) -> bool:
-    if tool.startswith("/"):
-        return Path(tool).exists()
-    return shutil.which(tool, path=ENVIRONMENT["PATH"]) is not None

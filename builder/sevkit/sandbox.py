@@ -98,6 +98,13 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def is_there(tool: str) -> bool:
+    """Whether build steps find a command on this host; a file, where `tool` is an absolute path."""
+    if tool.startswith("/"):
+        return Path(tool).exists()
+    return shutil.which(tool, path=ENVIRONMENT["PATH"]) is not None
+
+
 def check_confinement() -> None:
     """Raise `HostError` when bubblewrap is missing or the kernel refuses it."""
     bwrap = shutil.which("bwrap")

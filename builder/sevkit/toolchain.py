@@ -90,15 +90,18 @@ def tools_of(kind: str) -> Mapping[str, str]:
     return tools
 
 
+def every_tool() -> Mapping[str, str]:
+    """What any stage runs on the host: command or file → the package that holds it."""
+    return {tool: package for kind in _KINDS for tool, package in tools_of(kind).items()}
+
+
 def packages() -> tuple[str, ...]:
     """The packages that hold everything that any stage runs, sorted."""
-    named = {package for kind in _KINDS for package in tools_of(kind).values()}
-    return tuple(sorted(named | {*_COMPRESSORS.values(), *_EVERY_SCRIPT_NEEDS}))
+    return tuple(
+        sorted(set(every_tool().values()) | {*_COMPRESSORS.values(), *_EVERY_SCRIPT_NEEDS})
+    )
 
 
 def package_of(tool: str) -> str:
     """The package that holds the command `tool`."""
-    known = {"ld": "binutils", **_COMPRESSORS}
-    for kind in _KINDS:
-        known |= tools_of(kind)
-    return known[tool]
+    return {"ld": "binutils", **_COMPRESSORS, **every_tool()}[tool]

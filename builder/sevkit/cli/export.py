@@ -106,7 +106,8 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
 
     Exits 0 when the host is ready and 3 when it is not. Changes nothing.
     """
-    from sevkit.doctor import facts_of, image_finding, judge, needs_of_image, needs_of_mode
+    from sevkit.doctor.facts import facts_of
+    from sevkit.doctor.rules import judge, needs_of_image, needs_of_mode
     from sevkit.image.manifest import load
     from sevkit.image.output import find_image
     from sevkit.store.store import default_root
@@ -118,9 +119,8 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
             findings[one] = judge(facts, needs_of_mode(one))
     else:
         folder = find_image(image, place.output)
-        manifest = load(folder)
-        for one in [mode] if mode else [*manifest.possible_modes, "none"]:
-            findings[one] = [image_finding(folder), *judge(facts, needs_of_image(manifest, one))]
+        for one in [mode] if mode else [*load(folder).possible_modes, "none"]:
+            findings[one] = judge(facts, needs_of_image(folder, one))
     if as_json:
         plain = {one: [dataclasses.asdict(row) for row in rows] for one, rows in findings.items()}
         click.echo(json.dumps({"facts": dataclasses.asdict(facts), "findings": plain}, indent=2))

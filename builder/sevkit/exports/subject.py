@@ -148,11 +148,9 @@ def _mode(manifest: Manifest, wanted: str | None) -> str:
         return strongest[0] if strongest else NO_MODE
     if wanted == NO_MODE or wanted in possible:
         return wanted
-    facts = manifest.launch.modes[cast(Mode, wanted)]
-    reasons = list(facts.problems) or ["its recipe does not ask for it (launch.modes)"]
     raise ImageError(
         f"{manifest.name} can't be launched with {wanted}",
-        why="\n".join(reasons),
+        why="\n".join(manifest.mode_problems(cast(Mode, wanted))),
         hint=f"--mode {possible[-1]}" if possible else "",
     )
 

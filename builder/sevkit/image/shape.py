@@ -374,6 +374,14 @@ class Manifest(Part):
         modes = self.launch.modes
         return tuple(mode for mode in modes if modes[mode].asked and modes[mode].possible)
 
+    def mode_problems(self, mode: Mode) -> tuple[str, ...]:
+        """Why the image can't be launched in a mode, a line each; empty when it can."""
+        if mode in self.possible_modes:
+            return ()
+        facts = self.launch.modes.get(mode)
+        not_asked = "its recipe does not ask for it (launch.modes)"
+        return (facts.problems if facts else ()) or (not_asked,)
+
     def remarks(self) -> list[str]:
         """What was asked for and is not possible, and what is not proven, a line each."""
         lines = [
