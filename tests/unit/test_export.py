@@ -265,6 +265,30 @@ def test_a_digest_that_every_kernel_would_have_is_not_handed_out(
         exported(subject_of(plain), format_name)
 
 
+@pytest.mark.parametrize(
+    ("verifies", "word"), [(None, "nobody has shown"), (False, "is known to start")]
+)
+def test_a_digest_of_firmware_that_is_not_shown_to_check_is_not_handed_out(
+    verifies: bool | None, word: str, hashed: Path, tmp_path: Path
+) -> None:
+    rows = [row.model_dump() | {"covers": "kernel-unchecked"} for row in load(hashed).measurements]
+    image = changed(
+        hashed,
+        tmp_path / "unchecked",
+        firmware={"verifies_kernel_hashes": verifies},
+        measurements=tuple(rows),
+    )
+    for format_name in ("rvps", "corim"):
+        assert exported(subject_of(hashed), format_name)
+        with pytest.raises(ImageError, match="vouch for no kernel") as caught:
+            exported(subject_of(image), format_name)
+        assert word in caught.value.why
+    [warning] = subject_of(image).warnings()
+    assert word in warning
+    assert warning in load(image).remarks()
+    assert subject_of(hashed).warnings() == load(hashed).remarks() == []
+
+
 def test_another_decoder_reads_the_corim(hashed: Path, tmp_path: Path) -> None:
     """The system's python3-cbor2, as a program of its own."""
     path = tmp_path / "corim"

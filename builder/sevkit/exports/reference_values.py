@@ -7,7 +7,6 @@ were asked for. A digest that any kernel would have is never handed out as one t
 
 import base64
 import json
-from collections.abc import Sequence
 
 from sevkit.errors import ImageError
 from sevkit.exports.cbor import Cbor, Tag, encode
@@ -35,7 +34,7 @@ def rvps_message(subject: Subject) -> bytes:
             why="its default policy compares launch digests of SEV-SNP alone",
             hint="--mode sev-snp",
         )
-    digests = [bytes.fromhex(row.digest) for row in trusted(subject)]
+    digests = [bytes.fromhex(row.digest) for row in subject.trusted()]
     forms = [form for raw in digests for form in (raw.hex(), base64.b64encode(raw).decode())]
     payload = json.dumps({_SNP_NAME: forms}).encode()
     message = {
@@ -58,7 +57,7 @@ def corim(subject: Subject) -> bytes:
             0: _named(row),
             1: {2: [[_HASHES[len(row.digest) // 2], bytes.fromhex(row.digest)]]},
         }
-        for row in trusted(subject)
+        for row in subject.trusted()
     ]
     environment: Cbor = {0: {1: "AMD", 2: subject.mode}}
     comid: Cbor = {
@@ -66,26 +65,6 @@ def corim(subject: Subject) -> bytes:
         4: {0: [[environment, claims]]},
     }
     return encode(Tag(_CORIM, {0: subject.name, 1: [Tag(_COMID, encode(comid))]}))
-
-
-def trusted(subject: Subject) -> Sequence[Measurement]:
-    """The launches of the mode whose digests tell one kernel from another.
-
-    Raises `ImageError` when there is none.
-    """
-    rows = subject.measurements()
-    if not rows:
-        raise ImageError(
-            f"the manifest lists no digest for {subject.mode_name} with these vCPUs and this CPU",
-            hint="add them to the section launch of its recipe",
-        )
-    if any(row.covers == "firmware" for row in rows):
-        raise ImageError(
-            "these digests are of the firmware alone: every kernel would have them",
-            why="the firmware has no place for hashes of kernel, initramfs and command line",
-            hint="build the image with firmware for measured boot: docs/firmware.md",
-        )
-    return rows
 
 
 def _named(row: Measurement) -> str:

@@ -71,13 +71,39 @@ class Subject:
             and (self.asked_cpu is None or row.cpu in (None, self.asked_cpu))
         ]
 
+    def trusted(self) -> list[Measurement]:
+        """Those of `measurements` whose digest only this kernel can have, and all of them.
+
+        Raises `ImageError` when there is none, or one that another kernel could have as well.
+        """
+        rows = self.measurements()
+        if not rows:
+            raise ImageError(
+                f"the manifest lists no digest for {self.mode_name} with these vCPUs and this CPU",
+                hint="add them to the section launch of its recipe",
+            )
+        if any(row.covers == "firmware" for row in rows):
+            raise ImageError(
+                "these digests are of the firmware alone: every kernel would have them",
+                why="the firmware has no place for hashes of kernel, initramfs and command line",
+                hint="build the image with firmware for measured boot: docs/firmware.md",
+            )
+        if any(row.covers != "kernel" for row in rows):
+            raise ImageError(
+                "these digests vouch for no kernel: another one may run with the same",
+                why=self.manifest.firmware.doubt or "",
+                hint="build the image with firmware that checks hashes: docs/measured-boot.md",
+            )
+        return rows
+
     def warnings(self) -> list[str]:
         """Why an export should not be trusted as it is, a line each."""
         lines = []
         if self.manifest.is_debug:
             lines.append("DEBUG IMAGE: not for production")
-        if any(row.covers == "kernel-unchecked" for row in self.measurements()):
-            lines.append("nobody has shown that the firmware checks the hashes it is given")
+        doubt = self.manifest.firmware.doubt
+        if doubt and any(row.covers == "kernel-unchecked" for row in self.measurements()):
+            lines.append(doubt)
         return lines
 
     def notes(self) -> list[str]:

@@ -177,6 +177,17 @@ class Firmware(Part):
     metadata: tuple[MetadataSection, ...] | None
     build: Annotated[FirmwareBuild | None, Field(description="Null: taken as it is.")]
 
+    @property
+    def doubt(self) -> str | None:
+        """Why its hashes vouch for no kernel; None when it was shown to check them."""
+        if self.kernel_hashes is None:
+            return "the firmware takes no hashes: kernel and initramfs are not measured"
+        if self.verifies_kernel_hashes is None:
+            return "nobody has shown that the firmware checks the hashes it is given"
+        if not self.verifies_kernel_hashes:
+            return "the firmware is known to start what does not fit the hashes it is given"
+        return None
+
 
 class Source(Part):
     """Something that was fetched for the build."""
@@ -390,10 +401,8 @@ class Manifest(Part):
             if facts.asked
             for problem in facts.problems
         ]
-        if self.firmware.kernel_hashes is None:
-            lines.append("the firmware takes no hashes: kernel and initramfs are not measured")
-        elif not self.firmware.verifies_kernel_hashes:
-            lines.append("nobody has shown that the firmware checks the hashes it is given")
+        if doubt := self.firmware.doubt:
+            lines.append(doubt)
         if self.build.sandbox == "none":
             lines.append("built without a sandbox: undeclared inputs may be in it")
         return lines
