@@ -310,6 +310,19 @@ def test_libvirtd_boots_the_domain_and_finds_the_firmware_by_its_descriptor(
             time.sleep(0.3)
 
 
+def test_what_kata_starts_without_sev_reaches_the_agent(
+    exported: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    hypervisor = tomllib.loads(exported("kata", "none").read_text())["hypervisor"]["qemu"]
+    argv = ["qemu-system-x86_64", "-machine", hypervisor["machine_type"], "-accel", "tcg"]
+    argv += ["-cpu", "max", "-m", f"{hypervisor['default_memory']}M", "-nodefaults", "-no-reboot"]
+    argv += ["-display", "none", "-serial", "stdio", "-append", hypervisor["kernel_params"]]
+    argv += ["-kernel", hypervisor["kernel"], "-initrd", hypervisor["initrd"]]
+    with started(argv, tmp_path) as process:
+        process.wait(120)
+    assert b"sevkit-agent: no vsock device" in (tmp_path / "qemu.log").read_bytes()
+
+
 def test_kata_s_drop_in_names_files_by_their_sha512(
     exported: Callable[[str, str], Path], sev_guest: Path
 ) -> None:

@@ -76,6 +76,19 @@ def test_words_that_are_appended_are_measured(good: Path, tmp_path: Path) -> Non
         measure_image(good, manifest, append=('"',))
 
 
+def test_a_command_line_that_a_runtime_composes_is_measured_whole(
+    good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("tsc=reliable", "console=ttyS0", "swiotlb=force", "debug")
+    other = image(tmp_path / "other", None, kernel={**_kernel(), "cmdline": words})
+    expected = [row.digest for row in load(other).measurements]
+    whole = ["--cmdline", " ".join(words[:3]), "--append", words[3]]
+    assert run(["measure", str(good), *whole, "--json"]) == 0
+    assert [row["digest"] for row in json.loads(capfd.readouterr().out)] == expected
+    assert run(["measure", str(good), "--cmdline", 'a="']) == 2
+    assert "quote" in capfd.readouterr().err
+
+
 def test_an_image_with_its_initramfs_in_the_kernel_measures_without_one(
     good: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ _KEY = click.Path(path_type=Path)
     "--guest-features", multiple=True, type=_Number(), help="SEV_FEATURES: 0x1, 0x21 (DebugSwap)."
 )
 @click.option("--vmm", "vmms", multiple=True, type=click.Choice(get_args(Vmm)))
+@click.option("--cmdline", metavar="LINE", help="The kernel command line, whole.")
 @click.option("--append", multiple=True, metavar="WORDS", help="Added to the command line.")
 @click.option("--id-key", type=_KEY, help="Sign an ID block for each SNP launch with this key.")
 @click.option("--author-key", type=_KEY, help="Sign the ID key with this key.")
@@ -56,6 +57,7 @@ def measure(
     cpus: tuple[str, ...],
     guest_features: tuple[int, ...],
     vmms: tuple[Vmm, ...],
+    cmdline: str | None,
     append: tuple[str, ...],
     id_key: Path | None,
     author_key: Path | None,
@@ -88,7 +90,7 @@ def measure(
         "vmms": vmms,
     }
     wanted = replace(wanted_of(manifest), **{key: value for key, value in given.items() if value})
-    rows = measure_image(folder, manifest, wanted=wanted, append=append)
+    rows = measure_image(folder, manifest, wanted=wanted, cmdline=cmdline, append=append)
     if not rows:
         raise RecipeError(
             "there is no such launch", hint="ec2 and gce know sev-snp only: --mode sev-snp"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A drop-in for Kata Containers' configuration.toml, and the annotations that make it check files.
+"""A drop-in for the configuration.toml of Kata Containers' Go runtime, and a pod's annotations that
+make it check files.
 
 Keys: src/runtime/config/configuration-qemu-snp.toml.in and src/runtime/pkg/katautils/config.go of
-Kata 3. Kata composes the kernel command line itself, so a digest of the manifest does not hold for
+Kata 3 and 4, which refuse a key that they don't know. Kata composes the kernel command line itself
+and chooses the CPU (virtcontainers/qemu_amd64.go), so a digest of the manifest does not hold for
 its guests: the drop-in says so.
 """
 
@@ -14,6 +16,9 @@ from sevkit.exports.subject import Subject
 from sevkit.guest.qemu import POLICIES
 from sevkit.image.manifest import Role
 
+CPU = "EPYC-v4"
+"""What Kata gives every SNP guest: cpuModel() in virtcontainers/qemu_amd64.go."""
+
 _PREFIX = "io.katacontainers.config.hypervisor"
 _ASSETS: Mapping[str, Role] = {"kernel": "kernel", "initrd": "initramfs", "firmware": "firmware"}
 """Kata's word → ours."""
@@ -24,14 +29,18 @@ _Value = str | int | bool | list[str]
 def drop_in(subject: Subject) -> bytes:
     """The text of a file for Kata's config.d, beside its configuration.toml.
 
-    Raises `ImageError` for SEV-ES, whose policy Kata can't be told, and for an initramfs that is
+    Without SEV it names no firmware: Kata puts no hashes into memory, and firmware that checks them
+    would start nothing.
+
+    Raises `ImageError` for SEV and SEV-ES, which Kata no longer has, and for an initramfs that is
     linked into the kernel, which Kata would not start without another root.
     """
-    if subject.mode == "sev-es":
+    if subject.mode in ("sev", "sev-es"):
+        possible = subject.manifest.possible_modes
         raise ImageError(
-            "Kata can't launch a guest with sev-es",
-            why="it has no setting for the policy of SEV, whose bit 2 asks for SEV-ES",
-            hint="--mode sev-snp or --mode sev",
+            f"Kata can't launch a guest with {subject.mode}",
+            why="of AMD's modes it has SEV-SNP alone; the others were removed in 2025",
+            hint=f"--mode {'sev-snp' if 'sev-snp' in possible else 'none'}",
         )
     if subject.spec.initramfs is None:
         raise ImageError(
@@ -39,20 +48,14 @@ def drop_in(subject: Subject) -> bytes:
             why="it asks for an image or an initrd in its configuration",
             hint='set initramfs.placement = "separate" in the recipe',
         )
-    lines = [f"# {note}" for note in subject.notes()]
-    lines += [
-        "# Kata adds words to the kernel command line: compute digests for the line that its",
-        "# debug log shows. The image's process 1 must be a kata-agent; here it is "
-        + json.dumps(subject.manifest.agent.name)
-        + ".",
-        "#",
-        "# Kata checks a file only where a pod names it and its SHA-512:",
-        "#   annotations:",
-    ]
-    lines += [f"#     {name}: {json.dumps(value)}" for name, value in annotations(subject).items()]
+    names = annotations(subject)
+    lines = _head(subject)
+    lines += [f"#     {name}: {json.dumps(value)}" for name, value in names.items()]
     for table, values in _tables(subject).items():
         lines += ["", f"[{table}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        if table == "hypervisor.qemu":
+            lines += _allowed([name.removeprefix(f"{_PREFIX}.") for name in names])
     return "\n".join(lines).encode() + b"\n"
 
 
@@ -60,11 +63,48 @@ def annotations(subject: Subject) -> dict[str, str]:
     """The annotations of a pod that name the image's files and their SHA-512."""
     found = {}
     for word, role in _ASSETS.items():
+        if role == "firmware" and subject.mode is None:
+            continue
         file = subject.manifest.files[role]
         folder = subject.spec.kernel.parent
         found[f"{_PREFIX}.{word}"] = str(folder / file.path)
         found[f"{_PREFIX}.{word}_hash"] = file.sha512
     return found
+
+
+def _head(subject: Subject) -> list[str]:
+    lines = [
+        f"{subject.name} for Kata Containers, mode {subject.mode_name}",
+        *subject.warnings(),
+        "for the Go runtime of September 2025 or later: its configuration-qemu-snp.toml has a key",
+        "snp_guest_policy, and an older one refuses the whole file. The runtime in Rust ignores",
+        "[factory] and has it as [hypervisor.qemu.factory]",
+    ]
+    if subject.mode is None:
+        lines.append("nothing is encrypted and nothing is measured; QEMU's own firmware starts it")
+    else:
+        lines += [
+            "no digest of the manifest holds: Kata adds words of its own to the command line",
+            f"and gives its guests the CPU {CPU}. For the command line in its debug log:",
+            f"  sevkit measure {subject.manifest.name} --mode sev-snp --cpu {CPU} "
+            f"--vcpus {subject.spec.vcpus} --cmdline LINE",
+        ]
+    lines += [
+        f"process 1 must be a kata-agent; here it is {json.dumps(subject.manifest.agent.name)}",
+        "Kata checks a file only where a pod names it and its SHA-512:",
+        "  annotations:",
+    ]
+    return [f"# {line}" for line in lines]
+
+
+def _allowed(words: list[str]) -> list[str]:
+    """The list of annotations that pods may set, to be chosen by whoever runs the host."""
+    return [
+        "# Pods may set those annotations once the next line is no comment. Then any pod can have",
+        "# any file of this host started as its kernel, initrd or firmware, and what the host",
+        "# allowed before is no longer allowed: add what its pods need, as cc_init_data.",
+        f"# enable_annotations = {_toml([f'^{word}$' for word in words])}",
+    ]
 
 
 def _tables(subject: Subject) -> dict[str, dict[str, _Value]]:
@@ -73,11 +113,11 @@ def _tables(subject: Subject) -> dict[str, dict[str, _Value]]:
         "kernel": str(spec.kernel),
         "initrd": str(spec.initramfs),
         "image": "",
-        "firmware": str(spec.firmware),
+        "firmware": str(spec.firmware) if is_snp else "",
         "firmware_volume": "",
         "machine_type": "q35",
         "kernel_params": spec.cmdline,
-        "confidential_guest": subject.mode is not None,
+        "confidential_guest": is_snp,
         "sev_snp_guest": is_snp,
         "default_vcpus": spec.vcpus,
         "default_maxvcpus": spec.vcpus,
@@ -89,14 +129,17 @@ def _tables(subject: Subject) -> dict[str, dict[str, _Value]]:
         "disable_image_nvdimm": True,
         "enable_virtio_mem": False,
         "memory_offset": 0,
-        "file_mem_backend": "",
         "reclaim_guest_freed_memory": False,
         "guest_memory_dump_path": "",
         "enable_debug": subject.manifest.is_debug,
-        "enable_annotations": [part for word in _ASSETS for part in (word, f"{word}_hash")],
     }
     if is_snp:
-        qemu["snp_guest_policy"] = POLICIES["sev-snp"]
+        # An ID block allows one digest: that of another image would keep this one from starting.
+        qemu |= {
+            "snp_guest_policy": POLICIES["sev-snp"],
+            "snp_id_block": "",
+            "snp_id_auth": "",
+        }
     return {
         "hypervisor.qemu": qemu,
         "factory": {"enable_template": False, "vm_cache_number": 0},

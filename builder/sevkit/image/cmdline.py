@@ -17,8 +17,11 @@ _END = "--"
 """kernel/params.c: parse_args(); what follows is for init."""
 
 
-def full_cmdline(manifest: Manifest, folder: Path, more: Sequence[str] = ()) -> str:
-    """The command line of the image in `folder`, and what is appended to it, each after a blank.
+def full_cmdline(
+    manifest: Manifest, folder: Path, more: Sequence[str] = (), instead: str | None = None
+) -> str:
+    """The command line of the image in `folder`, or another one that is launched `instead`, and
+    what is appended to it, each after a blank.
 
     Raises `ImageError` when the manifest's own can't be given to a kernel, `RecipeError` when it
     can't with `more`.
@@ -28,9 +31,10 @@ def full_cmdline(manifest: Manifest, folder: Path, more: Sequence[str] = ()) -> 
             f"{folder / MANIFEST}: cmdline {problem}",
             hint="build the image again: it was edited",
         )
-    cmdline = " ".join(words for words in [manifest.cmdline, *more] if words)
+    base = manifest.cmdline if instead is None else instead
+    cmdline = " ".join(words for words in [base, *more] if words)
     if problem := cmdline_problem(cmdline):
-        raise RecipeError(f"the command line with what is appended {problem}")
+        raise RecipeError(f"the command line that is launched {problem}")
     return cmdline
 
 

@@ -34,16 +34,18 @@ def measure_image(
     manifest: Manifest,
     *,
     wanted: Wanted | None = None,
+    cmdline: str | None = None,
     append: Sequence[str] = (),
 ) -> list[Measurement]:
     """The digests of an image in `folder`: for the launches of its manifest, or those `wanted`.
 
-    `append`: words that the runtime adds to the command line, each after a blank.
+    `cmdline`: what the runtime gives the kernel instead of the manifest's line.
+    `append`: words that it adds, each after a blank.
 
     Raises `ImageError` when a file is not what the manifest says, `RecipeError` for a launch that
     can't be.
     """
-    cmdline = full_cmdline(manifest, folder, append)
+    line = full_cmdline(manifest, folder, append, instead=cmdline)
     asked = wanted or wanted_of(manifest)
     for mode in asked.modes:
         if problems := manifest.launch.modes[mode].problems:
@@ -55,7 +57,7 @@ def measure_image(
         firmware=paths["firmware"],
         kernel=paths["kernel"],
         initrd=paths.get("initramfs"),
-        cmdline=cmdline,
+        cmdline=line,
         verifies=manifest.firmware.verifies_kernel_hashes,
     )
     return measure(boot, asked)
