@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports from a made-up image: what they say, what they refuse, and that they don't move."""
 
-import base64
 import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -15,19 +13,13 @@ from xml.etree import ElementTree
 
 import image_samples
 import pytest
+from export_samples import changed, hashed_image
 
 from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.exports import FORMATS, exported, subject_of
-from sevkit.exports.cbor import Tag, encode
-from sevkit.image.manifest import load, text_of, write_sums
+from sevkit.image.manifest import load
 from sevkit.image.requirements import BOOT_DEVICES
-from sevkit.image.shape import Manifest
-
-HASHED = {
-    "kernel_hashes": {"base": 0x810C00, "size": 1024, "for_snp": True},
-    "verifies_kernel_hashes": True,
-}
 
 
 @pytest.fixture(scope="module")
@@ -36,36 +28,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image_samples.image(tmp_path_factory.mktemp("plain"))
 
 
-def changed(image: Path, to: Path, **facts: Any) -> Path:
-    """A copy of an image whose manifest says something else, and whose sums agree."""
-    shutil.copytree(image, to)
-    made = load(image).model_dump(mode="python")
-    for path, value in facts.items():
-        place = made
-        *folders, last = path.split("__")
-        for name in folders:
-            place = place[name]
-        place[last] = {**place[last], **value} if isinstance(value, dict) else value
-    (to / "manifest.json").chmod(0o644)
-    (to / "manifest.json").write_text(text_of(Manifest.model_validate(made)))
-    write_sums(to)
-    return to
-
-
 @pytest.fixture
 def hashed(plain: Path, tmp_path: Path) -> Path:
     """The same image as if its firmware measured and checked the kernel."""
-    rows = [row.model_dump() | {"covers": "kernel"} for row in load(plain).measurements]
-    modes = load(plain).launch.modes
-    return changed(
-        plain,
-        tmp_path / "hashed",
-        firmware=HASHED,
-        measurements=tuple(rows),
-        launch__modes={
-            mode: facts.model_dump() | {"kernel_hashes": True} for mode, facts in modes.items()
-        },
-    )
+    return hashed_image(plain, tmp_path / "hashed")
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -292,102 +258,6 @@ def test_kata_knows_every_key_of_the_drop_in(hashed: Path) -> None:
         assert found["hypervisor"]["qemu"].keys() <= set(KATA_KEYS.split())
         assert found["factory"].keys() <= {"enable_template", "vm_cache_number"}
         assert found["runtime"].keys() <= {"static_sandbox_resource_mgmt", "sandbox_bind_mounts"}
-
-
-def test_trustee_gets_the_digests_of_every_launch_as_hex_and_base64(hashed: Path) -> None:
-    message = json.loads(exported(subject_of(hashed), "rvps"))
-    assert (message["version"], message["type"]) == ("0.1.0", "sample")
-    values = json.loads(base64.b64decode(message["payload"]))["snp_launch_measurement"]
-    rows = [row.digest for row in load(hashed).measurements if row.mode == "sev-snp"]
-    assert len(rows) == 2
-    assert [one for one in values if len(one) == 96] == rows
-    assert {base64.b64decode(one).hex() for one in values if len(one) == 64} == set(rows)
-    one = json.loads(exported(subject_of(hashed, vcpus=2), "rvps"))
-    assert len(json.loads(base64.b64decode(one["payload"]))["snp_launch_measurement"]) == 2
-    with pytest.raises(ImageError, match="trustee"):
-        exported(subject_of(hashed, mode="sev"), "rvps")
-
-
-@pytest.mark.parametrize("format_name", ["rvps", "corim"])
-def test_a_digest_that_every_kernel_would_have_is_not_handed_out(
-    format_name: str, plain: Path, hashed: Path
-) -> None:
-    assert exported(subject_of(hashed), format_name)
-    with pytest.raises(ImageError, match="every kernel would have them"):
-        exported(subject_of(plain), format_name)
-
-
-@pytest.mark.parametrize(
-    ("verifies", "word"), [(None, "nobody has shown"), (False, "is known to start")]
-)
-def test_a_digest_of_firmware_that_is_not_shown_to_check_is_not_handed_out(
-    verifies: bool | None, word: str, hashed: Path, tmp_path: Path
-) -> None:
-    rows = [row.model_dump() | {"covers": "kernel-unchecked"} for row in load(hashed).measurements]
-    image = changed(
-        hashed,
-        tmp_path / "unchecked",
-        firmware={"verifies_kernel_hashes": verifies},
-        measurements=tuple(rows),
-    )
-    for format_name in ("rvps", "corim"):
-        assert exported(subject_of(hashed), format_name)
-        with pytest.raises(ImageError, match="vouch for no kernel") as caught:
-            exported(subject_of(image), format_name)
-        assert word in caught.value.why
-    [warning] = subject_of(image).warnings()
-    assert word in warning
-    assert warning in load(image).remarks()
-    assert subject_of(hashed).warnings() == load(hashed).remarks() == []
-
-
-def test_another_decoder_reads_the_corim(hashed: Path, tmp_path: Path) -> None:
-    """The system's python3-cbor2, as a program of its own."""
-    path = tmp_path / "corim"
-    path.write_bytes(exported(subject_of(hashed), "corim"))
-    program = (
-        "import cbor2, json, sys\n"
-        "outer = cbor2.load(open(sys.argv[1], 'rb'))\n"
-        "inner = outer.value[1][0]\n"
-        "comid = cbor2.loads(inner.value)\n"
-        "[[environment, claims]] = comid[4][0]\n"
-        "digests = [(c[0], c[1][2][0][0], c[1][2][0][1].hex()) for c in claims]\n"
-        "again = cbor2.dumps(outer, canonical=True) == open(sys.argv[1], 'rb').read()\n"
-        "head = [outer.tag, inner.tag, comid[1][0], environment[0][2]]\n"
-        "print(json.dumps([*head, digests, again]))\n"
-    )
-    answer = subprocess.run(
-        ["/usr/bin/python3", "-c", program, str(path)], capture_output=True, text=True, check=False
-    )
-    assert answer.returncode == 0, answer.stderr
-    outer, inner, name, model, digests, again = json.loads(answer.stdout)
-    assert (outer, inner, model, again) == (501, 506, "sev-snp", True)
-    assert name == subject_of(hashed).name
-    rows = [row.digest for row in load(hashed).measurements if row.mode == "sev-snp"]
-    assert [digest for _, _, digest in digests] == rows
-    assert {algorithm for _, algorithm, _ in digests} == {7}
-
-
-@pytest.mark.parametrize(
-    ("value", "hexed"),
-    [
-        (0, "00"),
-        (23, "17"),
-        (24, "1818"),
-        (100, "1864"),
-        (1000, "1903e8"),
-        (1000000, "1a000f4240"),
-        (18446744073709551615, "1bffffffffffffffff"),
-        (b"\1\2\3\4", "4401020304"),
-        ("\u00fc", "62c3bc"),
-        ([1, [2, 3]], "8201820203"),
-        ({1: 2, 3: 4}, "a201020304"),
-        ({"b": 1, 10: 2}, "a20a02616201"),
-        (Tag(32, "http://www.example.com"), "d82076687474703a2f2f7777772e6578616d706c652e636f6d"),
-    ],
-)
-def test_cbor_is_as_the_examples_of_its_rfc_say(value: Any, hexed: str) -> None:
-    assert encode(value).hex() == hexed  # RFC 8949, appendix A
 
 
 def test_the_verb_writes_whole_files_or_none(
