@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every export is taken by the program that it is for: QEMU, libvirt's schemas, libvirtd."""
+"""Exports are taken by programs that they are for: QEMU, libvirt's schemas, libvirtd. What Kata and
+verifiers are given has no program here: see the unit tests."""
 
 import contextlib
 import json
@@ -27,15 +28,30 @@ NOBODY = 65534
 HELLO = b'{"event":"hello"'
 
 
+Exported = Callable[..., Path]
+
+
 @pytest.fixture
-def exported(sevkit: Sevkit, sev_guest: Path, tmp_path: Path) -> Callable[[str, str], Path]:
-    def export(format_name: str, mode: str) -> Path:
+def exported(sevkit: Sevkit, sev_guest: Path, tmp_path: Path) -> Exported:
+    def export(format_name: str, mode: str, *more: object) -> Path:
         out = tmp_path / f"{format_name}-{mode}"
-        answer = sevkit("export", sev_guest, format_name, "--mode", mode, "-o", out)
+        answer = sevkit("export", sev_guest, format_name, "--mode", mode, "-o", out, *more)
         assert answer.returncode == 0, answer.stderr
         return out
 
     return export
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> tuple[object, ...]:
+    """The words that ask for an ID block."""
+    words: list[object] = []
+    for flag in ("--id-key", "--author-key"):
+        key = tmp_path / f"{flag[2:]}.pem"
+        make = ["openssl", "ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out", key]
+        subprocess.run(make, check=True, capture_output=True)
+        words += [flag, key]
+    return tuple(words)
 
 
 def hello_of(agent: Path, process: "subprocess.Popen[bytes]", seconds: float = 60) -> bytes:
@@ -65,7 +81,7 @@ def started(argv: list[str], folder: Path) -> "Iterator[subprocess.Popen[bytes]]
 
 
 def test_the_script_boots_the_guest_with_its_hashes_checked(
-    exported: Callable[[str, str], Path], tmp_path: Path
+    exported: Exported, tmp_path: Path
 ) -> None:
     with started([str(exported("qemu", "none"))], tmp_path) as process:
         assert HELLO in hello_of(tmp_path / "agent.sock", process)
@@ -78,16 +94,14 @@ def config_argv(path: Path, qemu: Path | None = None) -> list[str]:
     return [str(qemu or program), *words]
 
 
-def test_the_configuration_file_boots_the_guest_too(
-    exported: Callable[[str, str], Path], tmp_path: Path
-) -> None:
+def test_the_configuration_file_boots_the_guest_too(exported: Exported, tmp_path: Path) -> None:
     with started(config_argv(exported("qemu-config", "none")), tmp_path) as process:
         assert HELLO in hello_of(tmp_path / "agent.sock", process)
 
 
 @pytest.mark.parametrize("mode", ["sev", "sev-es"])
 def test_qemu_understands_the_script_of_a_mode_and_lacks_only_the_hardware(
-    mode: str, exported: Callable[[str, str], Path], tmp_path: Path
+    mode: str, exported: Exported, tmp_path: Path
 ) -> None:
     answer = subprocess.run(
         [str(exported("qemu", mode))],
@@ -127,13 +141,14 @@ def new_qemu(tmp_path_factory: pytest.TempPathFactory, mirror: None) -> Path:
 
 @pytest.mark.network
 def test_a_qemu_that_knows_snp_understands_it_and_lacks_only_the_hardware(
-    exported: Callable[[str, str], Path], new_qemu: Path, tmp_path: Path
+    exported: Exported, new_qemu: Path, signed: tuple[object, ...], tmp_path: Path
 ) -> None:
     if Path("/dev/sev").exists():
         pytest.skip("this host has SEV: the guest would run")
-    script = exported("qemu", "sev-snp")
-    misspelt = tmp_path / "misspelt"
+    script = exported("qemu", "sev-snp", *signed)
+    misspelt, longer = tmp_path / "misspelt", tmp_path / "longer"
     misspelt.write_text(script.read_text().replace("kernel-hashes=", "kernel-digests="))
+    longer.write_text(script.read_text().replace(",id-block=", ",id-block=AAAA"))
     complaints = [
         subprocess.run(
             argv,
@@ -149,11 +164,13 @@ def test_a_qemu_that_knows_snp_understands_it_and_lacks_only_the_hardware(
             ["sh", str(script)],
             config_argv(exported("qemu-config", "sev-snp"), new_qemu),
             ["sh", str(misspelt)],
+            ["sh", str(longer)],
         )
     ]
     for complaint in complaints[:2]:
         assert "SEV-SNP not supported by KVM" in complaint or "access KVM" in complaint
     assert "Invalid parameter 'kernel-digests'" in complaints[2]
+    assert "parameter length of 99 not equal to 96" in complaints[3]
 
 
 @pytest.mark.network
@@ -206,10 +223,11 @@ def new_schema(tmp_path_factory: pytest.TempPathFactory, mirror: None) -> Path:
 
 @pytest.mark.network
 def test_libvirt_s_schema_takes_the_domain_of_every_mode(
-    exported: Callable[[str, str], Path], new_schema: Path, tmp_path: Path
+    exported: Exported, new_schema: Path, signed: tuple[object, ...], tmp_path: Path
 ) -> None:
     for mode in ("none", "sev", "sev-es", "sev-snp"):
         assert xml_problems(exported("libvirt", mode), new_schema) == ""
+    assert xml_problems(exported("libvirt", "sev-snp", *signed), new_schema) == ""
     broken = tmp_path / "broken.xml"
     text = exported("libvirt", "sev-snp").read_text()
     broken.write_text(text.replace("kernelHashes", "kernelDigests"))
@@ -282,7 +300,7 @@ def test_libvirtd_boots_the_domain_and_finds_the_firmware_by_its_descriptor(
     for file in sev_guest.iterdir():
         shutil.copyfile(file, image / file.name)
     domain = libvirt_home / "domain.xml"
-    descriptor = libvirt_home / "c/qemu/firmware/10-sevkit.json"
+    descriptor = libvirt_home / "c/qemu/firmware/90-sevkit.json"
     for format_name, mode, out in (
         ("libvirt", "none", domain),
         ("firmware-json", "sev", descriptor),
@@ -310,9 +328,34 @@ def test_libvirtd_boots_the_domain_and_finds_the_firmware_by_its_descriptor(
             time.sleep(0.3)
 
 
-def test_what_kata_starts_without_sev_reaches_the_agent(
-    exported: Callable[[str, str], Path], tmp_path: Path
+def test_libvirtd_reads_the_descriptor_for_snp_and_gives_it_to_no_guest_that_has_another(
+    sevkit: Sevkit, sev_guest: Path, libvirt_home: Path
 ) -> None:
+    folder, image = libvirt_home / "c/qemu/firmware", libvirt_home / "image"
+    for file in sev_guest.iterdir():
+        shutil.copyfile(file, image / file.name)
+    ours = folder / "90-sevkit.json"
+    answer = sevkit("export", image, "firmware-json", "--mode", "sev-snp", "-o", ours)
+    assert answer.returncode == 0, answer.stderr
+    distribution = json.loads(ours.read_text())
+    distribution["mapping"]["filename"] = str(image / "distribution.fd")
+    shutil.copyfile(image / "firmware.fd", image / "distribution.fd")
+    domain = libvirt_home / "ordinary.xml"
+    domain.write_text(
+        "<domain type='qemu'><name>ordinary</name><memory unit='MiB'>512</memory>"
+        "<features><acpi/></features>"
+        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os></domain>"
+    )
+    with virsh_of(libvirt_home) as virsh:
+        convert = ("domxml-to-native", "qemu-argv", "--xml", str(domain))
+        assert f"-bios {image / 'firmware.fd'}" in virsh(*convert)
+        (folder / "60-distribution.json").write_text(json.dumps(distribution))
+        argv = virsh(*convert)
+        assert str(image / "distribution.fd") in argv
+        assert str(image / "firmware.fd") not in argv
+
+
+def test_what_kata_starts_without_sev_reaches_the_agent(exported: Exported, tmp_path: Path) -> None:
     hypervisor = tomllib.loads(exported("kata", "none").read_text())["hypervisor"]["qemu"]
     argv = ["qemu-system-x86_64", "-machine", hypervisor["machine_type"], "-accel", "tcg"]
     argv += ["-cpu", "max", "-m", f"{hypervisor['default_memory']}M", "-nodefaults", "-no-reboot"]
@@ -323,9 +366,7 @@ def test_what_kata_starts_without_sev_reaches_the_agent(
     assert b"sevkit-agent: no vsock device" in (tmp_path / "qemu.log").read_bytes()
 
 
-def test_kata_s_drop_in_names_files_by_their_sha512(
-    exported: Callable[[str, str], Path], sev_guest: Path
-) -> None:
+def test_kata_s_drop_in_names_files_by_their_sha512(exported: Exported, sev_guest: Path) -> None:
     text = exported("kata", "sev-snp").read_text()
     hypervisor = tomllib.loads(text)["hypervisor"]["qemu"]
     assert hypervisor["sev_snp_guest"] is True

@@ -42,16 +42,18 @@ def test_an_export_is_the_same_bytes_every_time(format_name: str, hashed: Path) 
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_mode_that_the_image_can_not_do_is_refused_with_the_manifest_s_reason(
-    format_name: str, hashed: Path, tmp_path: Path
+def test_nothing_is_written_for_a_mode_that_the_image_can_not_do(
+    format_name: str, hashed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     modes = {mode: facts.model_dump() for mode, facts in load(hashed).launch.modes.items()}
     modes["sev-snp"] |= {"possible": False, "problems": ("firmware: no SNP metadata",)}
     image = changed(hashed, tmp_path / "no-snp", launch__modes=modes)
-    with pytest.raises(ImageError) as caught:
-        subject_of(image, mode="sev-snp")
-    assert caught.value.why == "firmware: no SNP metadata"
-    assert exported(subject_of(hashed, mode="sev-snp"), format_name)
+    out = tmp_path / "out"
+    assert run(["export", str(image), format_name, "--mode", "sev-snp", "-o", str(out)]) == 1
+    assert "firmware: no SNP metadata" in capfd.readouterr().err
+    assert not out.exists()
+    assert run(["export", str(hashed), format_name, "--mode", "sev-snp", "-o", str(out)]) == 0
+    assert out.exists()
 
 
 def test_without_a_mode_it_is_the_strongest_that_the_image_can_do(plain: Path) -> None:
@@ -176,6 +178,72 @@ def test_the_firmware_descriptor_maps_flash_or_memory_as_the_mode_needs(hashed: 
     assert (flash["mapping"]["device"], flash["mapping"]["mode"]) == ("flash", "stateless")
     assert memory["features"] == ["amd-sev-snp"]
     assert memory["mapping"]["device"] == "memory"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An ID key and an author key."""
+    paths = tuple(tmp_path_factory.mktemp("keys") / name for name in ("id.pem", "author.pem"))
+    for path in paths:
+        subprocess.run(
+            ["openssl", "ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out", path],
+            check=True,
+            capture_output=True,
+        )
+    return paths[0], paths[1]
+
+
+def test_qemu_and_libvirt_get_the_id_block_of_the_launch_that_they_make(
+    hashed: Path, keys: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    signed = ["--id-key", str(keys[0]), "--author-key", str(keys[1])]
+    launch = ["--mode", "sev-snp", "--vcpus", "2"]
+    assert run(["measure", str(hashed), *launch, *signed, "--json"]) == 0
+    [row] = json.loads(capfd.readouterr().out)
+    block, auth = row["id_block"]["id_block"], row["id_block"]["id_auth"]
+    assert run(["export", str(hashed), "qemu", *launch, *signed]) == 0
+    script = capfd.readouterr().out
+    assert f",id-block={block},id-auth={auth},author-key-enabled=on" in script
+    assert run(["export", str(hashed), "libvirt", *launch, *signed]) == 0
+    security = ElementTree.fromstring(capfd.readouterr().out).find("launchSecurity")
+    assert security is not None
+    assert (security.findtext("idBlock"), security.findtext("idAuth")) == (block, auth)
+    assert security.get("authorKey") == "yes"
+    alone = exported(subject_of(hashed, vcpus=2, id_key=keys[0]), "qemu").decode()
+    assert f"id-block={block}" in alone
+    assert "author-key" not in alone
+    assert alone == exported(subject_of(hashed, vcpus=2, id_key=keys[0]), "qemu").decode()
+
+
+def test_an_id_block_is_refused_where_it_would_be_lost_or_vouch_for_nothing(
+    plain: Path, hashed: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    signed = ["--id-key", str(keys[0])]
+    assert run(["export", str(hashed), "qemu", *signed]) == 0
+    for words in (["kata", *signed], ["rvps", *signed], ["qemu", "--mode", "sev", *signed]):
+        assert run(["export", str(hashed), *words]) == 2
+    assert run(["export", str(hashed), "qemu", "--author-key", str(keys[1])]) == 2
+    with pytest.raises(ImageError, match="every kernel would have them"):
+        subject_of(plain, id_key=keys[0])
+    with pytest.raises(RecipeError, match=r"object\.id-auth"):
+        exported(subject_of(hashed, id_key=keys[0]), "qemu-config")
+    rows = [row.model_dump() | {"vmm": "gce"} for row in load(hashed).measurements]
+    elsewhere = changed(hashed, tmp_path / "gce", measurements=tuple(rows))
+    with pytest.raises(ImageError, match="no digest of the launch"):
+        subject_of(elsewhere, id_key=keys[0])
+
+
+def test_a_version_of_qemu_that_makes_no_difference_is_refused(
+    hashed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["qemu", "--mode", "sev"], ["kata", "--mode", "none"], ["rvps"]):
+        assert run(["export", str(hashed), *words]) == 0
+        assert run(["export", str(hashed), *words, "--qemu", "10.0"]) == 2
+        assert "--qemu makes no difference" in capfd.readouterr().err
+    assert run(["export", str(hashed), "qemu", "--mode", "none"]) == 0
+    old = capfd.readouterr().out
+    assert run(["export", str(hashed), "qemu", "--mode", "none", "--qemu", "10.0"]) == 0
+    assert capfd.readouterr().out != old
 
 
 def kata(image: Path, **asked: Any) -> tuple[str, dict[str, Any]]:

@@ -32,6 +32,8 @@ _FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "
     metavar="VERSION",
     help="Which QEMU will run it, for --mode none: 10.0 hands firmware another kernel than 7.2.",
 )
+@click.option("--id-key", type=click.Path(path_type=Path), help="Sign an ID block of the launch.")
+@click.option("--author-key", type=click.Path(path_type=Path), help="Sign the ID key.")
 @click.option(
     "-o",
     "--out",
@@ -49,6 +51,8 @@ def export(
     cpu: str | None,
     memory: str | None,
     qemu: str | None,
+    id_key: Path | None,
+    author_key: Path | None,
     path: Path | None,
 ) -> None:
     """Write what another program needs to launch or to trust IMAGE, from its manifest.
@@ -56,9 +60,16 @@ def export(
     FORMAT is qemu (a script), qemu-config (-readconfig), libvirt (domain XML), firmware-json, kata
     (configuration drop-in), rvps (reference values), corim (experimental) or slsa (provenance).
     """
-    from sevkit.exports import exported, subject_of
+    from sevkit.exports import FORMATS, exported, subject_of
     from sevkit.image.output import find_image
 
+    if author_key is not None and id_key is None:
+        raise RecipeError("--author-key is of an ID block", hint="give --id-key too")
+    if id_key is not None and not FORMATS[format_name].starts_qemu:
+        raise RecipeError(
+            f"--id-key: the format {format_name} holds no ID block",
+            hint="qemu and libvirt do; sevkit measure --id-key prints it for other launches",
+        )
     subject = subject_of(
         find_image(image, place.output),
         mode=mode,
@@ -66,7 +77,15 @@ def export(
         cpu=cpu,
         memory=memory,
         qemu_version=_version(qemu),
+        id_key=id_key,
+        author_key=author_key,
     )
+    if qemu is not None and (subject.mode or not FORMATS[format_name].starts_qemu):
+        raise RecipeError(
+            f"--qemu makes no difference to {format_name} with --mode {subject.mode_name}",
+            why="only without SEV does firmware see another kernel, in what QEMU is started with",
+            hint="leave it out",
+        )
     for line in subject.warnings():
         click.echo(f"sevkit: {line}", err=True)
     content = exported(subject, format_name)

@@ -20,13 +20,16 @@ class Format:
 
     summary: str
     write: Callable[[Subject], bytes]
+    starts_qemu: bool = False
+    """Whether it says how QEMU is started: then it holds what firmware finds in memory, which
+    depends on QEMU's version without SEV, and the ID block of an SNP launch."""
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "qemu": Format("a shell script that starts QEMU", qemu.script),
-        "qemu-config": Format("a file for QEMU's -readconfig", qemu.config_file),
-        "libvirt": Format("the XML of a libvirt domain", libvirt.domain),
+        "qemu": Format("a shell script that starts QEMU", qemu.script, starts_qemu=True),
+        "qemu-config": Format("a file for QEMU's -readconfig", qemu.config_file, starts_qemu=True),
+        "libvirt": Format("the XML of a libvirt domain", libvirt.domain, starts_qemu=True),
         "firmware-json": Format("QEMU's firmware descriptor", firmware_json.descriptor),
         "kata": Format("a drop-in for Kata's configuration.toml", kata.drop_in),
         "rvps": Format("reference values for trustee", reference_values.rvps_message),

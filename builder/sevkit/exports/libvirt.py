@@ -92,6 +92,12 @@ def _security(root: ElementTree.Element, subject: Subject) -> None:
     _text(security, "reducedPhysBits", str(subject.launch.reduced_phys_bits))
     policy = POLICIES[subject.mode_name]
     _text(security, "policy", f"{policy:#010x}" if is_snp else f"{policy:#06x}")
+    if (signed := subject.id_block) is not None:
+        record = signed.record()
+        if record["author_key_enabled"]:
+            security.set("authorKey", "yes")
+        _text(security, "idBlock", record["id_block"])
+        _text(security, "idAuth", record["id_auth"])
 
 
 def _text(parent: ElementTree.Element, name: str, text: str, **attributes: str) -> None:

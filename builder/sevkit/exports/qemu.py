@@ -30,8 +30,11 @@ def arguments(subject: Subject) -> list[str]:
         console="stdio,id=console,mux=on,signal=off",
         agent=f"socket,id=agent,path={AGENT_SOCKET},server=on,wait=off",
     )
-    if subject.mode is None:
-        argv[argv.index("-accel") + 1] = "tcg"
+    if (signed := subject.id_block) is not None:
+        record = signed.record()
+        words = f",id-block={record['id_block']},id-auth={record['id_auth']}"
+        words += ",author-key-enabled=on" if record["author_key_enabled"] else ""
+        argv[argv.index("-object") + 1] += words
     return argv
 
 

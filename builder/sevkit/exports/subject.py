@@ -14,10 +14,12 @@ from typing import TypeVar, cast, get_args
 from sevkit.errors import ImageError, RecipeError
 from sevkit.firmware.ovmf import Mode
 from sevkit.guest.launch import Accelerator, Launch
-from sevkit.guest.qemu import GuestSpec
+from sevkit.guest.qemu import POLICIES, GuestSpec
 from sevkit.guest.session import spec_of
 from sevkit.image.manifest import Manifest, load
 from sevkit.image.shape import Measurement
+from sevkit.measure.digests import SNP_ACTIVE
+from sevkit.measure.id_block import IdBlock, id_block
 
 T = TypeVar("T", int, str)
 
@@ -39,6 +41,8 @@ class Subject:
     launch: Launch
     asked_vcpus: int | None = None
     asked_cpu: str | None = None
+    id_block: IdBlock | None = None
+    """Allows this launch and no other, signed; SNP alone."""
 
     @property
     def mode(self) -> Mode | None:
@@ -134,14 +138,18 @@ def subject_of(
     cpu: str | None = None,
     memory: str | None = None,
     qemu_version: Sequence[int] = (),
+    id_key: Path | None = None,
+    author_key: Path | None = None,
 ) -> Subject:
     """The image in `folder` launched in `mode`; what is None is what the manifest says first.
 
     Without `mode` it is the strongest that the image can do. `qemu_version` matters without SEV
-    alone: from 10.0 on the firmware sees another kernel. Raises `ImageError` for a mode that
-    the image can't do, with the manifest's reason, for files that were changed, and for a folder
-    whose name can't be printed; `RecipeError` for a number of vCPUs, a CPU or memory that the image
-    is not made for.
+    alone: from 10.0 on the firmware sees another kernel. The keys sign an ID block for the launch:
+    `sevkit.measure.id_block`.
+
+    Raises `ImageError` for a mode that the image can't do, with the manifest's reason, for files
+    that were changed, and for a folder whose name can't be printed; `RecipeError` for a number of
+    vCPUs, a CPU or memory that the image is not made for, and for files that are no keys.
     """
     if not str(folder.absolute()).isprintable():
         raise ImageError(
@@ -164,7 +172,31 @@ def subject_of(
         launch = Launch("tcg")
     else:
         launch = Launch(cast(Accelerator, chosen), C_BIT, REDUCED_PHYS_BITS)
-    return Subject(manifest, spec, launch, asked_vcpus=vcpus, asked_cpu=cpu)
+    subject = Subject(manifest, spec, launch, asked_vcpus=vcpus, asked_cpu=cpu)
+    if id_key is None:
+        return subject
+    return replace(subject, id_block=_signed(subject, id_key, author_key))
+
+
+def _signed(subject: Subject, id_key: Path, author_key: Path | None) -> IdBlock:
+    """The ID block of the one launch that QEMU makes of the subject."""
+    if subject.mode != "sev-snp":
+        raise RecipeError(
+            "only SNP launches have an ID block",
+            why=f"this one is for the mode {subject.mode_name}",
+            hint="--mode sev-snp",
+        )
+    spec = subject.spec
+    launch = ("qemu", spec.vcpus, spec.cpu, SNP_ACTIVE)
+    for row in subject.trusted():
+        if (row.vmm, row.vcpus, row.cpu, row.guest_features) == launch:
+            digest = bytes.fromhex(row.digest)
+            return id_block(digest, id_key, author_key, policy=POLICIES["sev-snp"])
+    raise ImageError(
+        "the manifest has no digest of the launch that an ID block is asked for",
+        why=f"QEMU, {spec.vcpus} vCPU of {spec.cpu}, guest features {SNP_ACTIVE:#x}",
+        hint="add it to the section launch of its recipe",
+    )
 
 
 def _mode(manifest: Manifest, wanted: str | None) -> str:
