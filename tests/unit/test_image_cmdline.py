@@ -43,7 +43,7 @@ def test_a_line_that_no_kernel_takes_is_refused_whoever_wrote_it(
 ) -> None:
     with pytest.raises(ImageError, match=rf"^i/manifest.json: cmdline .*{why}"):
         full_cmdline(with_cmdline(manifest, cmdline), Path("i"))
-    with pytest.raises(RecipeError, match=f"appended .*{why}"):
+    with pytest.raises(RecipeError, match=f"that is launched .*{why}"):
         full_cmdline(with_cmdline(manifest, ""), Path("i"), [cmdline])
 
 
