@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from sevkit.errors import RecipeError
 from sevkit.project.lock import Lock, changes_of, config_key, read_lock
+from sevkit.project.project import Project
 from sevkit.recipe.model import DebSource, UrlSource
 from sevkit.sources import DebGroup, Pin
 from sevkit.stage import Stage
+from sevkit.store.store import Store
 
 LINUX = DebSource(deb="linux-source-6.12", member="linux.tar.xz")
 OTHER = DebSource(deb="linux-source-6.1", member="linux.tar.xz")
@@ -57,6 +59,19 @@ def test_a_lock_is_read_as_it_was_written(lock: Lock) -> None:
     assert read.config("e" * 64) is None
     assert "secret" not in lock.text()
     assert sorted(one.name for one in lock.path.parent.iterdir()) == ["r-6.12.config", "r.lock"]
+
+
+def test_what_is_locked_is_still_fetched_with_the_recipes_credentials(
+    lock: Lock, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, tmp_path / "out", Store(tmp_path / "store"), lambda _: None)
+    [found] = project.stated_pins(lock, "archive", URL) or ()
+    assert found.origin["url"] == URL.url[0]
+    project.locked = True
+    assert project.stated_pins(lock, "archive", URL) == [found]
+    other = UrlSource(url=URL.url, sha256="d" * 64)
+    with pytest.raises(RecipeError, match="archive is not locked as"):
+        project.stated_pins(lock, "archive", other)
 
 
 def test_the_order_of_locking_changes_nothing(lock: Lock, tmp_path: Path) -> None:

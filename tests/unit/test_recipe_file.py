@@ -236,6 +236,25 @@ def test_files_are_found_beside_the_recipe_that_wrote_them(project: Project) -> 
     assert recipe.sources["fw"] == FileSource(file=project.folder / "recipes" / "fw.fd")
 
 
+def test_a_path_is_told_without_dots_unless_a_link_makes_it_another_place(
+    project: Project,
+) -> None:
+    project.write("files/fw.fd", "")
+    project.write("agent/Makefile", "")
+    project.write("deep/down/x", "")
+    (project.folder / "recipes" / "link").symlink_to("../deep/down")
+    project.write("deep/fw.fd", "")
+    recipe = project.child(
+        'sources.a = { file = "../files/fw.fd" }\n'
+        'sources.b = { file = "link/../fw.fd" }\n'
+        'agent = { path = "../agent", binary = "init" }\n'
+    )
+    assert recipe.sources["a"] == FileSource(file=project.folder / "files" / "fw.fd")
+    through = project.folder / "recipes" / "link" / ".." / "fw.fd"
+    assert recipe.sources["b"] == FileSource(file=through)
+    assert recipe.agent.path == project.folder / "agent"
+
+
 def test_an_agent_is_found_in_the_project_before_the_built_in_one(project: Project) -> None:
     project.write("built-in/agent/Makefile", "")
     text = 'agent = { path = "agent", binary = "init" }\n'

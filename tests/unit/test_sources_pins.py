@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sevkit.recipe.model import DebSource, GitSource, UrlSource
-from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve
+from sevkit.recipe.model import DebSource, FileSource, GitSource, UrlSource
+from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve, self_pinned
 from sevkit.sources.pins import without_credentials
 
 ORIGIN = {"kind": "deb", "package": "crun", "version": "1.8", "path": "pool/main/c/crun/x.deb"}
@@ -121,8 +121,12 @@ def test_a_request_that_pins_itself_asks_nobody_and_is_not_remembered(
     [url_pin], [git_pin] = resolve(url, Apt(tmp_path)), resolve(git, Apt(tmp_path))
     assert (url_pin.reference, url_pin.name) == (f"blob:{'0' * 64}", "linux.tar.xz")
     assert (git_pin.reference, git_pin.name) == (f"git:{'1' * 40}", "linux-111111111111.tar")
-    memory.remember(url, [url_pin])
-    memory.remember(git, [git_pin])
+    file = FileSource(file=tmp_path / "fw.fd")
+    assert resolve(file, Apt(tmp_path)) == []
+    for request, pins in ((url, [url_pin]), (git, [git_pin]), (file, [])):
+        assert self_pinned(request) == pins
+        memory.remember(request, pins)
+    assert self_pinned(REQUEST) is None
     assert not memory.folder.exists()
     memory.remember(REQUEST, [PIN])
     assert memory.folder.exists()

@@ -77,7 +77,7 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
 def cache_key(place: Place, /, words: tuple[str, ...], files: bool, **flags: Any) -> None:
     """Print what a CI cache should be keyed on: a digest of all that a build rests on.
 
-    Asks nobody: a source that is not in the lock counts by what the recipe says of it.
+    Asks nobody: a package that is not in the lock counts by what the recipe says of it.
     """
     from sevkit.project.cache_key import inputs_of, key_of
 

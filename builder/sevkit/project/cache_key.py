@@ -2,7 +2,7 @@
 """What the cache of a CI pipeline is keyed on: all that a build rests on, without asking anybody.
 
 A stage's key needs its sources resolved, which a machine with an empty store can't do without
-network. Here a source that no lock pins counts by what the recipe says of it, and the machine's
+network. Here a package that no lock pins counts by what the recipe says of it, and the machine's
 own memory of earlier look-ups never counts, so that two machines print the same.
 """
 
@@ -30,9 +30,7 @@ def inputs_of(recipe: Recipe, project: Project) -> Inputs:
     pins: dict[str, Sequence[Pin]] = {}
     rows: list[tuple[str, str]] = []
     for name, request in requests(recipe, project.toolchain).items():
-        found = lock.pins(request) if lock is not None else None
-        if found is None and lock is not None and project.locked:
-            raise lock.refusal(name, request)
+        found = project.stated_pins(lock, name, request)
         if found is None:
             found = _unpinned(name, request)
             rows.append(("unpinned", f"{name} {canonical_json(described(request))}"))

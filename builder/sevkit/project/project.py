@@ -26,7 +26,16 @@ from sevkit.recipe.file import load
 from sevkit.recipe.library import Library
 from sevkit.recipe.model import Recipe
 from sevkit.sandbox import Processes, SandboxRunner
-from sevkit.sources import Apt, Pin, PinMemory, SourceGoneError, fetch, resolve
+from sevkit.sources import (
+    Apt,
+    Pin,
+    PinMemory,
+    Request,
+    SourceGoneError,
+    fetch,
+    resolve,
+    self_pinned,
+)
 from sevkit.stage import Plan, Stage
 from sevkit.store.store import Store
 from sevkit.toolchain import GROUP, HOST, Toolchain
@@ -56,7 +65,7 @@ class Project:
         return load(name, overrides, self.library)
 
     def pins(self, recipe: Recipe, *, offline: bool = False) -> Pins:
-        """What the sources of `recipe` resolve to: locked, remembered, else looked up.
+        """What the sources of `recipe` resolve to: pinned by it, locked, remembered, looked up.
 
         What was looked up is remembered; nothing is when the project must be `locked`. Raises
         `RecipeError` then for what is not in the lock.
@@ -64,11 +73,7 @@ class Project:
         found: dict[str, Sequence[Pin]] = {}
         lock = self.lock(recipe)
         for name, request in requests(recipe, self.toolchain).items():
-            pins = lock.pins(request) if lock is not None else None
-            if pins is None and lock is not None:
-                if self.locked:
-                    raise lock.refusal(name, request)
-                self.listener(Notice(f"{name} is not in {lock.path.name}"))
+            pins = self.stated_pins(lock, name, request)
             if pins is None:
                 pins = self.memory.recall(request)
             if pins is None:
@@ -82,6 +87,19 @@ class Project:
                 self.memory.remember(request, pins)
             found[name] = pins
         return found
+
+    def stated_pins(self, lock: Lock | None, name: str, request: Request) -> Sequence[Pin] | None:
+        """What `request` resolves to by its own words, else by the lock; None otherwise.
+
+        Raises `RecipeError` for what is not in the lock, where the project must be `locked`.
+        """
+        locked = lock.pins(request) if lock is not None else None
+        if lock is not None and locked is None:
+            if self.locked:
+                raise lock.refusal(name, request)
+            self.listener(Notice(f"{name} is not in {lock.path.name}"))
+        own = self_pinned(request)
+        return locked if own is None else own
 
     def lock(self, recipe: Recipe) -> Lock | None:
         """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
@@ -122,7 +140,9 @@ class Project:
         lock = old
         pins: dict[str, Sequence[Pin]] = {}
         for name, request in requests(recipe, self.toolchain).items():
-            found = None if update else old.pins(request) or self.memory.recall(request)
+            found = self_pinned(request)
+            if found is None and not update:
+                found = old.pins(request) or self.memory.recall(request)
             if found is None:
                 self.listener(Notice(f"looking up {name}"))
                 found = resolve(request, self.apt)

@@ -6,6 +6,7 @@ lists are replaced, and an element "..." stands for the inherited ones. A name i
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote
@@ -156,7 +157,7 @@ class _Draft:
                 found = beside / node.text
                 self._library.observed.add(found)
                 self._expect(node, at, found, is_there(found), "no")
-            node.value = str(found)
+            node.value = str(_plain(found) if is_there(found) else found)
         for name, source in (self._root.get("sources") or self._root).table.items():
             git = source.table.get("git")
             if git is None or git.text is None or not git.text.startswith(_LOCAL_GIT):
@@ -261,6 +262,12 @@ class _Draft:
         node.is_bad = not isinstance(node.value, (dict, list))
         line = printable(f"{node.path}:{node.line}: {dotted(at)}: {what}")
         self._problems.append((self._files.index(node.path), node.line, line))
+
+
+def _plain(path: Path) -> Path:
+    """`path` without "..", unless a link on the way makes that another place."""
+    plain = Path(os.path.normpath(path))
+    return plain if plain.resolve() == path.resolve() else path
 
 
 def _outside(path: Path) -> str:

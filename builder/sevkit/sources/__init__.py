@@ -12,7 +12,7 @@ Resolving says which file it must be (a digest, or a commit); fetching brings it
 from collections.abc import Sequence
 from pathlib import Path
 
-from sevkit.recipe.model import FileSource, GitSource, Source, UrlSource
+from sevkit.recipe.model import Source
 from sevkit.sources.deb import Apt
 from sevkit.sources.git import fetch_commit
 from sevkit.sources.pins import (
@@ -22,12 +22,21 @@ from sevkit.sources.pins import (
     Progress,
     Request,
     SourceGoneError,
-    git_pin,
-    url_pin,
+    self_pinned,
 )
 from sevkit.sources.url import fetch_url
 
-__all__ = ["Apt", "DebGroup", "Pin", "PinMemory", "Request", "SourceGoneError", "fetch", "resolve"]
+__all__ = [
+    "Apt",
+    "DebGroup",
+    "Pin",
+    "PinMemory",
+    "Request",
+    "SourceGoneError",
+    "fetch",
+    "resolve",
+    "self_pinned",
+]
 
 
 def resolve(request: Source | DebGroup, apt: Apt) -> Sequence[Pin]:
@@ -35,15 +44,8 @@ def resolve(request: Source | DebGroup, apt: Apt) -> Sequence[Pin]:
 
     Only packages ask somebody. Raises `SourceError` for what can't be found.
     """
-    match request:
-        case UrlSource():
-            return [url_pin(request)]
-        case GitSource():
-            return [git_pin(request)]
-        case FileSource():
-            return []
-        case _:
-            return apt.resolve(request)
+    pins = self_pinned(request)
+    return apt.resolve(request) if pins is None else pins
 
 
 def fetch(pin: Pin, destination: Path, progress: Progress, apt: Apt) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sevkit.canonical import Json
 from sevkit.errors import SourceError
-from sevkit.recipe.model import GitSource, Source, UrlSource
+from sevkit.recipe.model import FileSource, GitSource, Source, UrlSource
 from sevkit.store.leases import widen
 
 Progress = Callable[[int, int | None, str], None]
@@ -89,6 +89,22 @@ def git_pin(source: GitSource) -> Pin:
     return Pin(f"git:{source.commit}", f"{name}-{source.commit[:12]}.tar", None, origin)
 
 
+def self_pinned(request: Request) -> Sequence[Pin] | None:
+    """The files that `request` itself names by digest or commit; None when somebody must be asked.
+
+    None at all for a local file, which is read where it is.
+    """
+    match request:
+        case UrlSource():
+            return [url_pin(request)]
+        case GitSource():
+            return [git_pin(request)]
+        case FileSource():
+            return []
+        case _:
+            return None
+
+
 @dataclass
 class PinMemory:
     """What packages resolved to, one JSON file a request, in `folder`."""
@@ -112,7 +128,7 @@ class PinMemory:
 
     def remember(self, request: Request, pins: Sequence[Pin]) -> None:
         """Keep what `request` resolved to; a request that pins itself needs no memory."""
-        if isinstance(request, UrlSource | GitSource):
+        if self_pinned(request) is not None:
             return
         rows = [{**asdict(pin), "origin": dict(pin.origin)} for pin in pins]
         record = {

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds of recipes that take nothing from Debian: from a server, git, files beside them."""
+
+import functools
+import hashlib
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from firmware_samples import firmware
+
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
+AGENT = b"#!/bin/sh\necho of a recipe's own\n"
+FIRMWARE = bytes(firmware())
+
+RECIPE = """\
+schema = 1
+name = "own"
+version = "1.0.0"
+[sources]
+linux = {linux}
+agent = {agent}
+fw = {fw}
+[kernel]
+source = "linux"
+configs = ["base"]
+cmdline = ["console=ttyS0"]
+[agent]
+source = "agent"
+[initramfs]
+max_size = "14 MiB"
+[firmware]
+source = "fw"
+[launch]
+modes = ["sev"]
+"""
+
+
+class Project:
+    """A project folder, a folder that a server on the loopback interface has, and a store."""
+
+    def __init__(self, folder: Path, sevkit: Sevkit, address: str):
+        self.folder = folder / "project"
+        self.served = folder / "served"
+        self.store = folder / "store"
+        self.address = address
+        self._sevkit = sevkit
+        (self.folder / "recipes").mkdir(parents=True)
+
+    def write(self, name: str, content: bytes) -> str:
+        """A file of the project, as a source of it is written."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return f'{{ file = "../{name}" }}'
+
+    def serve(self, name: str, content: bytes) -> str:
+        """A file of the server, as a source of it is written."""
+        path = self.served / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return f'{{ url = "{self.address}/{name}", sha256 = "{digest}" }}'
+
+    def commit(self, name: str) -> str:
+        """A commit of a git repository in the project, as a source of it is written."""
+        repository = self.folder / name
+        repository.mkdir()
+
+        def git(*words: str) -> str:
+            identity = ("-c", "user.name=A", "-c", "user.email=a@example")
+            argv = ["git", *identity, *words]
+            return subprocess.check_output(argv, cwd=repository, text=True).strip()
+
+        git("init", "--quiet")
+        (repository / "Makefile").write_text("all:\n")
+        git("add", "--all")
+        git("commit", "--quiet", "-m", "first")
+        return f'{{ git = "file://{repository}", commit = "{git("rev-parse", "HEAD")}" }}'
+
+    def recipe(self, **sources: str) -> None:
+        (self.folder / "recipes" / "own.toml").write_text(RECIPE.format(**sources))
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._sevkit("-C", self.folder, *words, env={"SEVKIT_STORE": str(self.store)})
+
+    def done(self, *words: str) -> str:
+        """What a command that must succeed says."""
+        result = self.run(*words)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def project(tmp_path: Path, sevkit: Sevkit, server: ThreadingHTTPServer) -> Project:
+    return Project(tmp_path, sevkit, f"http://127.0.0.1:{server.server_port}")
+
+
+def test_what_names_its_own_digest_or_commit_is_fetched_and_then_built_offline(
+    project: Project,
+) -> None:
+    linux, agent = project.commit("linux"), project.serve("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.serve("fw", FIRMWARE))
+    early = project.run("build", "own:agent", "--offline", "--ci")
+    assert early.returncode == 1
+    assert "agent is not in the store, and the build is offline" in early.stderr
+    assert "3 fetched" in project.done("fetch", "own", "--ci")
+    shutil.rmtree(project.served)
+    shutil.rmtree(project.folder / "linux")
+    said = [
+        project.done("build", f"own:{one}", "--offline", "--ci") for one in ("agent", "firmware")
+    ]
+    assert "kernel: never built" in project.done("build", "own", "--offline", "-n")
+    assert "looking up" not in "".join(said)
+    assert list((project.store / "pins").iterdir()) == []
+
+
+def test_local_files_are_built_offline_with_an_empty_store(project: Project) -> None:
+    linux, agent = project.write("files/linux.tar", b"no kernel"), project.write("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.write("files/fw", FIRMWARE))
+    said = project.done("build", "own:agent", "--offline", "--ci")
+    said += project.done("build", "own:firmware", "--ci")
+    assert "looking up" not in said
+    assert "0 fetched" in project.done("fetch", "own", "--ci")
+    assert list((project.store / "pins").iterdir()) == []
+
+
+def test_a_cache_key_follows_local_files_and_not_where_the_checkout_lies(
+    project: Project, tmp_path: Path
+) -> None:
+    linux, agent = project.write("files/linux.tar", b"no kernel"), project.write("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.write("files/fw", FIRMWARE))
+    said = project.done("cache-key", "own", "--files")
+    assert "  file      files/fw blob:" in said
+    assert "unpinned" not in said
+    project.folder = project.folder.rename(tmp_path / "elsewhere")
+    assert project.done("cache-key", "own", "--files") == said
+    project.write("files/fw", FIRMWARE + b"x")
+    assert project.done("cache-key", "own", "--files") != said
