@@ -79,21 +79,16 @@ def find_work(plan: Plan, store: Store, targets: Sequence[str], *, force: bool =
                 visit(stages[reference])
                 after.add(stages[reference].name)
             elif reference in plan.pins:
-                after.add(_fetch_name(plan.pins[reference]))
-                _add_fetch(work, store, plan.pins[reference])
+                after.add(_add_fetch(work, plan, store, plan.pins[reference]))
         work.tasks[stage.name] = Task(
             stage.name,
             reason_to_build(plan, store, stage, force=force),
-            frozenset(after & (work.tasks.keys() | seen)),
+            frozenset(after & work.tasks.keys()),
             stage=stage,
         )
 
     for name in targets:
         visit(plan.stage(name))
-    for name, task in work.tasks.items():
-        work.tasks[name] = Task(
-            name, task.reason, task.after & work.tasks.keys(), stage=task.stage, pin=task.pin
-        )
     return work
 
 
@@ -101,18 +96,18 @@ def find_fetches(plan: Plan, store: Store) -> Work:
     """The tasks that bring every source of the plan into the store."""
     work = Work()
     for pin in plan.pins.values():
-        _add_fetch(work, store, pin)
+        _add_fetch(work, plan, store, pin)
     return work
 
 
-def _fetch_name(pin: "Pin") -> str:
-    return f"fetch {pin.name}"
-
-
-def _add_fetch(work: Work, store: Store, pin: "Pin") -> None:
+def _add_fetch(work: Work, plan: Plan, store: Store, pin: "Pin") -> str:
+    """Have `pin` fetched unless it is there; the name of that task."""
+    name = f"fetch {pin.name}"
+    if any(other.name == pin.name and other != pin for other in plan.pins.values()):
+        name += f" ({pin.reference.partition(':')[2][:12]})"
     if not store.has_blob(pin.reference):
-        name = _fetch_name(pin)
         work.tasks[name] = Task(name, "not in the store", frozenset(), pin=pin)
+    return name
 
 
 def reason_to_build(plan: Plan, store: Store, stage: Stage, *, force: bool = False) -> str:
@@ -283,7 +278,8 @@ class Engine:
     def _do_fetch(self, name: str, pin: "Pin") -> None:
         if self._settings.offline:
             raise SourceError(
-                f"{pin.name} is not in the store, and the build is offline", hint="sevkit fetch"
+                f"{pin.name} is not in the store, and the build is offline",
+                hint=f"sevkit fetch {self._plan.recipe.name}",
             )
         with self._store.lock(lock_name(pin.reference), self._waiting(name)):
             if self._store.has_blob(pin.reference):
@@ -334,6 +330,13 @@ class Engine:
         if kind == "tree":
             self._store.lay_out(reference, place)
             return place
+        pin = self._plan.pins.get(reference)
+        if pin is not None and not self._store.has_blob(reference):
+            raise ImageError(
+                f"{pin.name} is not in the store",
+                why=reference,
+                hint=f"sevkit fetch {self._plan.recipe.name}",
+            )
         return self._store.blob(reference)
 
     def _waiting(self, name: str) -> Callable[[], None]:

@@ -6,12 +6,13 @@ import threading
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sevkit.canonical import sha256_of
-from sevkit.engine import Engine, Settings, find_work, why_stale
+from sevkit.engine import Engine, Settings, find_fetches, find_work, why_stale
 from sevkit.errors import BuildError, HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Event, TaskFinished, TaskStarted
 from sevkit.sandbox import CancelledError
@@ -327,6 +328,38 @@ def test_a_source_is_fetched_once_and_used(
     }
     assert (store.open(plan.stage("uses").key) / "text").read_text() == "uses+fetched text"
     run(plan, store, tmp_path, force=True, offline=True)
+
+
+def test_two_sources_of_one_name_are_both_fetched_each_for_its_stage(
+    kind: types.ModuleType, store: Store, tmp_path: Path
+) -> None:
+    one, two = a_pin(tmp_path, "one"), a_pin(tmp_path, "two")
+    texts = {one.reference: "one", two.reference: "two"}
+    first, second = a_stage("first", source=one.reference), a_stage("second", source=two.reference)
+    last = a_stage("last", a=first.reference, b=second.reference)
+    plan = a_plan(first, second, last, pins=[one, two])
+    work = find_work(plan, store, ["last"])
+    fetches = {name: task.pin for name, task in work.tasks.items() if task.pin is not None}
+    assert sorted(fetches) == sorted(f"fetch a.txt ({pin.reference[5:17]})" for pin in (one, two))
+    assert find_fetches(plan, store).tasks.keys() == fetches.keys()
+    for stage, pin in ((first, one), (second, two)):
+        assert [fetches[name] for name in work.tasks[stage.name].after] == [pin]
+    run(plan, store, tmp_path, fetch=lambda pin, path, _: path.write_text(texts[pin.reference]))
+    assert (store.open(last.key) / "text").read_text() == "last+first+one+second+two"
+
+
+def test_a_source_that_is_gone_from_the_store_is_named_with_the_way_to_get_it(
+    kind: types.ModuleType, store: Store, tmp_path: Path
+) -> None:
+    pin = a_pin(tmp_path, "text")
+    plan = a_plan(a_stage("uses", source=pin.reference), pins=[pin])
+    work = find_work(plan, store, ["uses"])
+    del work.tasks["fetch a.txt"]
+    work.tasks["uses"] = replace(work.tasks["uses"], after=frozenset())
+    chosen = Settings(jobs=1, logs=tmp_path / "logs")
+    with pytest.raises(ImageError, match=r"^a\.txt is not in the store") as caught:
+        Engine(plan, store, chosen, lambda event: None, no_fetch).run(work)
+    assert caught.value.hint == "sevkit fetch made-up"
 
 
 def test_a_source_with_other_bytes_is_not_used(

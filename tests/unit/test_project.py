@@ -128,6 +128,16 @@ def test_what_names_its_own_digest_or_commit_is_fetched_and_then_built_offline(
     assert list((project.store / "pins").iterdir()) == []
 
 
+def test_two_addresses_that_end_alike_are_two_sources(project: Project) -> None:
+    agent, fw = project.serve("a/v1.bin", AGENT), project.serve("b/v1.bin", FIRMWARE)
+    project.recipe(linux=project.write("files/linux.tar", b"no kernel"), agent=agent, fw=fw)
+    assert "2 fetched" in project.done("fetch", "own", "--ci")
+    shutil.rmtree(project.store)
+    for stage in ("agent", "firmware"):
+        said = project.done("build", f"own:{stage}", "--ci")
+        assert "fetch v1.bin (" in said
+
+
 def test_local_files_are_built_offline_with_an_empty_store(project: Project) -> None:
     linux, agent = project.write("files/linux.tar", b"no kernel"), project.write("agent", AGENT)
     project.recipe(linux=linux, agent=agent, fw=project.write("files/fw", FIRMWARE))

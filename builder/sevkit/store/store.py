@@ -216,7 +216,7 @@ class Store:
         digest = self._digest_of(reference)
         path = self._blob_path(digest) if digest else None
         if path is None or not self._use(path, path):
-            raise ImageError(f"{reference} is not in the store", hint="sevkit fetch")
+            raise ImageError(f"{reference} is not in the store")
         found = sha256_of(path)
         if found != digest:
             path.unlink(missing_ok=True)
