@@ -7,7 +7,7 @@ import sys
 def main() -> None:
     """Run the command line of this process and exit with its status."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["build"]:
+    if "build" in arguments:
         from sevkit.store import uptodate
 
         answer = uptodate.known_answer(arguments)

@@ -3,15 +3,19 @@
 
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from firmware_samples import firmware
+from test_plan import REPOSITORY
 
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 AGENT = b"#!/bin/sh\necho of a recipe's own\n"
@@ -160,3 +164,31 @@ def test_a_cache_key_follows_local_files_and_not_where_the_checkout_lies(
     assert project.done("cache-key", "own", "--files") == said
     project.write("files/fw", FIRMWARE + b"x")
     assert project.done("cache-key", "own", "--files") != said
+
+
+def test_a_build_with_nothing_to_do_is_answered_from_the_record_wherever_options_stand(
+    project: Project, tmp_path: Path
+) -> None:
+    """With every other module hidden there is nothing but the record to answer from."""
+    linux, agent = project.write("files/linux.tar", b"no kernel"), project.write("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.write("files/fw", FIRMWARE))
+    time.sleep(0.05)
+    words = ("--output", str(tmp_path / "out"), "build", "own:agent")
+    for _ in range(2):
+        said = project.done(*words)
+    assert said.startswith("up to date: ")
+    alone = "import sys; sys.modules['sevkit.cli'] = None; from sevkit.__main__ import main; main()"
+
+    def answer(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", alone, *map(str, words)],
+            env={**os.environ, "SEVKIT_STORE": str(project.store)},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    known = answer("-C", project.folder, *words)
+    assert (known.returncode, known.stdout) == (0, said)
+    assert answer("-C", project.folder, *words, "kernel_series=6.1").returncode == 1

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -73,3 +76,38 @@ def test_a_damaged_record_counts_as_none(remembered: Path, garbage: str) -> None
     [record] = (remembered / "store" / "uptodate").iterdir()
     record.write_text(garbage)
     assert uptodate.known_answer(["build", "x"]) is None
+
+
+def test_another_sevkit_has_no_answer(remembered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uptodate, "__version__", "99")
+    assert uptodate.known_answer(["build", "x"]) is None
+    monkeypatch.undo()
+    monkeypatch.setenv("SEVKIT_STORE", str(remembered / "store"))
+    assert uptodate.known_answer(["build", "x"]) == "nothing to do"
+
+
+def test_a_module_of_sevkit_that_changed_makes_the_answer_void(remembered: Path) -> None:
+    """A copy of the package, so that it can be changed, remembers and is asked."""
+    package = Path(uptodate.__file__).parents[1]
+    shutil.copytree(package, remembered / "sevkit", ignore=shutil.ignore_patterns("__pycache__"))
+    time.sleep(0.05)
+    ask = "print(uptodate.known_answer(['build', 'x']))"
+    keep = (
+        "uptodate.remember(['build', 'x'], answer='idle', inputs=[], results=[], "
+        "read_since_ns=time.time_ns())"
+    )
+
+    def run(code: str) -> str:
+        argv = [sys.executable, "-c", f"import time\nfrom sevkit.store import uptodate\n{code}"]
+        environment = {**os.environ, "PYTHONPATH": str(remembered)}
+        return subprocess.check_output(argv, env=environment, cwd=remembered, text=True).strip()
+
+    run(keep)
+    assert run(ask) == "idle"
+    for name in ("plan.py", "stages/kernel.py"):
+        with (remembered / "sevkit" / name).open("a") as module:
+            module.write("# other\n")
+        assert run(ask) == "None"
+        time.sleep(0.05)
+        run(keep)
+        assert run(ask) == "idle"

@@ -47,7 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        status = main.main(list(arguments), prog_name="sevkit", standalone_mode=False)
+        words = tuple(arguments)
+        status = main.main(list(words), prog_name="sevkit", standalone_mode=False, obj=words)
     except SevkitError as error:
         click.echo(f"sevkit: error: {error}", err=True)
         return error.exit_code

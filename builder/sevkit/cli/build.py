@@ -2,7 +2,6 @@
 """Verbs that plan and build: build, list, check, fetch, update, show."""
 
 import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,7 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
 
         text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
         uptodate.remember(
-            sys.argv[1:],
+            place.arguments,
             answer=text,
             inputs=project.observed(),
             results=[path for answer in answers for path in answer.files],

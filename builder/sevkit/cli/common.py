@@ -24,10 +24,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of the project and where its results go."""
+    """The folder of the project, where its results go, and the command line that says so."""
 
     folder: Path
     output: Path
+    arguments: tuple[str, ...]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,7 +54,7 @@ def main(context: click.Context, folder: Path, output: Path | None) -> None:
     `sevkit list` or by their path; variables are set as NAME=VALUE.
     """
     folder = folder.absolute()
-    context.obj = Place(folder, (output or folder / "output").absolute())
+    context.obj = Place(folder, (output or folder / "output").absolute(), context.obj or ())
 
 
 def build_options(function: F) -> F:

@@ -2,19 +2,22 @@
 """Remembers that a command line had nothing to do, and which files that answer rests on.
 
 A record holds the status (time of change, size, inode) of everything that was read or looked for,
-files that were not there included. While all of it is as it was, the same command line in the
-same folder has the same answer, and no recipe needs to be read to know it. This is what git's
-index and ninja's log do. Nothing here decides what is built: without a record the full way is
-taken. Imports only what costs next to nothing.
+files that were not there included, and of sevkit's own modules. While all of it is as it was, the
+same command line in the same folder has the same answer, and no recipe needs to be read to know
+it. This is what git's index and ninja's log do. Nothing here decides what is built: without a
+record the full way is taken. Imports only what costs next to nothing.
 """
 
 import json
 import os
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from sevkit import __version__
 
 _SCHEMA = 1
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
 _TICK_NS = 20_000_000
 """Coarser than the time stamps of any file system in use: two changes within it may look alike."""
 
@@ -65,7 +68,7 @@ def remember(
     changed after it, or just before, may have been read half, and then nothing is recorded.
     """
     files: dict[str, Status] = {}
-    for path in inputs:
+    for path in (*inputs, *_modules()):
         found = files[path] = status(path)
         if found is not None and max(found[:2]) >= read_since_ns - _TICK_NS:
             return
@@ -88,6 +91,12 @@ def remember(
         return  # the next build takes the full way
 
 
+def _modules() -> Iterator[str]:
+    """The files of sevkit's own code: another sevkit may answer otherwise."""
+    for folder, _, names in os.walk(_PACKAGE):
+        yield from (f"{folder}/{name}" for name in names if name.endswith(".py"))
+
+
 def _check(text: bytes) -> bytes:
     """What tells a record that was damaged; nobody forges one."""
     return b"%08x%08x" % (zlib.crc32(text), zlib.adler32(text))
@@ -95,7 +104,8 @@ def _check(text: bytes) -> bytes:
 
 def _context(arguments: Sequence[str]) -> list[str]:
     names = ("SEVKIT_STORE", "XDG_CACHE_HOME", "HOME", "PATH")
-    return [os.getcwd(), *(os.environ.get(name, "") for name in names), *arguments]  # noqa: PTH109
+    surroundings = (os.environ.get(name, "") for name in names)
+    return [__version__, os.getcwd(), *surroundings, *arguments]  # noqa: PTH109
 
 
 def _record_path(arguments: Sequence[str]) -> str:
