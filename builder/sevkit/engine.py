@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sevkit.disk import FullDiskError, full_disk_explained
-from sevkit.errors import HostError, ImageError, SevkitError, SourceError
+from sevkit.errors import HostError, ImageError, SevkitError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
 from sevkit.sandbox import CancelledError, Processes, SandboxRunner, check_confinement, is_there
 from sevkit.stage import BuildFunction, Plan, Stage, changes
@@ -36,7 +36,6 @@ class Settings:
     jobs: int
     logs: Path
     confined: bool = True
-    offline: bool = False
     force: bool = False
     keep_going: bool = False
 
@@ -276,11 +275,6 @@ class Engine:
             self._listener(TaskFinished(task.name, outcome, time.monotonic() - started, log))
 
     def _do_fetch(self, name: str, pin: "Pin") -> None:
-        if self._settings.offline:
-            raise SourceError(
-                f"{pin.name} is not in the store, and the build is offline",
-                hint=f"sevkit fetch {self._plan.recipe.name}",
-            )
         with self._store.lock(lock_name(pin.reference), self._waiting(name)):
             if self._store.has_blob(pin.reference):
                 return

@@ -132,6 +132,25 @@ def test_what_names_its_own_digest_or_commit_is_fetched_and_then_built_offline(
     assert list((project.store / "pins").iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", [("fetch", "own"), ("vendor", "copy", "own")])
+def test_offline_is_offline_for_every_verb_that_fetches(
+    verb: tuple[str, ...], project: Project, tmp_path: Path
+) -> None:
+    linux, agent = project.commit("linux"), project.serve("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.serve("fw", FIRMWARE))
+    words = [str(tmp_path / word) if word == "copy" else word for word in verb]
+    refused = project.run(*words, "--offline", "--ci", "-k")
+    assert refused.returncode == 1
+    for name in ("agent", "fw", "linux-"):
+        assert f"  {name}" in refused.stderr
+    assert refused.stderr.count("is not in the store, and the build is offline") == 3
+    assert "try: sevkit fetch own" in refused.stderr
+    assert "3 fetched" in project.done("fetch", "own", "--ci")
+    shutil.rmtree(project.served)
+    shutil.rmtree(project.folder / "linux")
+    project.done(*words, "--offline", "--ci")
+
+
 def test_two_addresses_that_end_alike_are_two_sources(project: Project) -> None:
     agent, fw = project.serve("a/v1.bin", AGENT), project.serve("b/v1.bin", FIRMWARE)
     project.recipe(linux=project.write("files/linux.tar", b"no kernel"), agent=agent, fw=fw)

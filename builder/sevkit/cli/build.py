@@ -45,7 +45,7 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
             name, _, stage = target.partition(":")
             recipe = project.recipe(name, overrides)
             if dry_run:
-                plan = project.plan(recipe, offline=settings.offline)
+                plan = project.plan(recipe)
                 _say_what_would_be_done(project, plan, stage, force=settings.force)
                 continue
             answers.append(project.build(recipe, [stage] if stage else ["image"], settings))

@@ -113,7 +113,6 @@ class BuildOptions:
             jobs=self.jobs or len(os.sched_getaffinity(0)),
             logs=place.output / ".log",
             confined=self.sandbox == "bwrap",
-            offline=self.offline,
             force=self.always_make,
             keep_going=self.keep_going,
         )
@@ -142,7 +141,11 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
             listener(Notice("--sandbox=none: build steps can read this host and its network"))
         store = Store(default_root(os.environ))
         tools = toolchain(options.toolchain, options.sandbox)
-        yield Project(place.folder, place.output, store, listener, tools, options.locked)
+        yield Project(
+            *(place.folder, place.output, store, listener, tools),
+            locked=options.locked,
+            offline=options.offline,
+        )
 
 
 def quiet(*, offline: bool = False, toolchain: str = "host", locked: bool = False) -> BuildOptions:

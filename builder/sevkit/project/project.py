@@ -36,6 +36,7 @@ from sevkit.sources import (
     resolve,
     self_pinned,
 )
+from sevkit.sources.pins import Progress
 from sevkit.stage import Plan, Stage
 from sevkit.store.store import Store
 from sevkit.toolchain import GROUP, HOST, Toolchain
@@ -45,7 +46,11 @@ T = TypeVar("T")
 
 @dataclass
 class Project:
-    """A folder with recipes, and where its results go."""
+    """A folder with recipes, and where its results go.
+
+    `locked`: what the lock of a recipe has not is refused. `offline`: nothing is looked up and
+    nothing fetched.
+    """
 
     folder: Path
     output: Path
@@ -53,6 +58,7 @@ class Project:
     listener: Listener
     toolchain: Toolchain = HOST
     locked: bool = False
+    offline: bool = False
     library: Library = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,11 +70,12 @@ class Project:
         """The recipe called `name`, or in the file `name`, with its variables set."""
         return load(name, overrides, self.library)
 
-    def pins(self, recipe: Recipe, *, offline: bool = False) -> Pins:
+    def pins(self, recipe: Recipe) -> Pins:
         """What the sources of `recipe` resolve to: pinned by it, locked, remembered, looked up.
 
         What was looked up is remembered; nothing is when the project must be `locked`. Raises
-        `RecipeError` then for what is not in the lock.
+        `RecipeError` then for what is not in the lock, and `SourceError` for what would have to be
+        looked up `offline`.
         """
         found: dict[str, Sequence[Pin]] = {}
         lock = self.lock(recipe)
@@ -77,13 +84,7 @@ class Project:
             if pins is None:
                 pins = self.memory.recall(request)
             if pins is None:
-                if offline:
-                    raise SourceError(
-                        f"{recipe.name}: {name} was never looked up, and the build is offline",
-                        hint=f"sevkit fetch {recipe.name}",
-                    )
-                self.listener(Notice(f"looking up {name}"))
-                pins = resolve(request, self.apt)
+                pins = self._look_up(recipe, name, request)
                 self.memory.remember(request, pins)
             found[name] = pins
         return found
@@ -100,6 +101,15 @@ class Project:
             self.listener(Notice(f"{name} is not in {lock.path.name}"))
         own = self_pinned(request)
         return locked if own is None else own
+
+    def _look_up(self, recipe: Recipe, name: str, request: Request) -> Sequence[Pin]:
+        if self.offline:
+            raise SourceError(
+                f"{recipe.name}: {name} was never looked up, and the build is offline",
+                hint=f"sevkit fetch {recipe.name}",
+            )
+        self.listener(Notice(f"looking up {name}"))
+        return resolve(request, self.apt)
 
     def lock(self, recipe: Recipe) -> Lock | None:
         """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
@@ -144,8 +154,7 @@ class Project:
             if found is None and not update:
                 found = old.pins(request) or self.memory.recall(request)
             if found is None:
-                self.listener(Notice(f"looking up {name}"))
-                found = resolve(request, self.apt)
+                found = self._look_up(recipe, name, request)
             self.memory.remember(request, found)
             pins[name] = found
             lock = lock.with_pins(name, request, found)
@@ -200,17 +209,16 @@ class Project:
         lines += [f"{after[name]}: {name} is in" for name in sorted(after.keys() - before.keys())]
         return lines or ["nothing is newer"]
 
-    def plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
+    def plan(self, recipe: Recipe) -> Plan:
         """The plan of the image."""
-        pins, lock = self.pins(recipe, offline=offline), self.lock(recipe)
+        pins, lock = self.pins(recipe), self.lock(recipe)
         return make_plan(
             recipe, self.library, pins, self.toolchain, partial(self.locked_config, lock)
         )
 
-    def kconfig_plan(self, recipe: Recipe, *, offline: bool = False) -> Plan:
+    def kconfig_plan(self, recipe: Recipe) -> Plan:
         """The plan of the small tree that answers questions about the kernel configuration."""
-        pins = self.pins(recipe, offline=offline)
-        return make_kconfig_plan(recipe, self.library, pins, self.toolchain)
+        return make_kconfig_plan(recipe, self.library, self.pins(recipe), self.toolchain)
 
     def build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         """Build `targets` of `recipe`; for the target ``image`` also publish it in `output`.
@@ -221,7 +229,7 @@ class Project:
             return self._with_newer(recipe, lambda: self._build(recipe, targets, settings))
 
     def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
-        plan = self.plan(recipe, offline=settings.offline)
+        plan = self.plan(recipe)
         self._keep(plan)
         image = image_dir(self.output, plan) if "image" in targets else None
         if image is not None and (image / "manifest.json").is_file() and not settings.force:
@@ -284,14 +292,16 @@ class Project:
     def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
         """Do `work` and return it; files of a vendored folder are not fetched again."""
         work = without_vendored(plan, work, self.folder, self.store)
-        Engine(plan, self.store, settings, self.listener, partial(fetch, apt=self.apt)).run(work)
+        bring = partial(fetch, apt=self.apt)
+        if self.offline:
+            bring = partial(_refuse_to_fetch, recipe=plan.recipe)
+        Engine(plan, self.store, settings, self.listener, bring).run(work)
         return work
 
     @contextlib.contextmanager
     def kernel_questions(self, recipe: Recipe, settings: Settings) -> Iterator[KernelQuestions]:
         """The recipe's kernel configuration, to be asked about."""
-        plan = self.kconfig_plan(recipe, offline=settings.offline)
-        with self._questions(recipe, plan, settings) as questions:
+        with self._questions(recipe, self.kconfig_plan(recipe), settings) as questions:
             yield questions
 
     @contextlib.contextmanager
@@ -325,6 +335,13 @@ class Project:
     def observed(self) -> list[str]:
         """Every path that the plans made so far rest on, those that were not there included."""
         return [*map(str, self.library.observed), *map(str, self.memory.observed)]
+
+
+def _refuse_to_fetch(pin: Pin, _destination: Path, _progress: Progress, recipe: Recipe) -> None:
+    raise SourceError(
+        f"{pin.name} is not in the store, and the build is offline",
+        hint=f"sevkit fetch {recipe.name}",
+    )
 
 
 @dataclass(frozen=True)
