@@ -45,9 +45,12 @@ _USER_NAMESPACE_HELP = (
     "kernel.unprivileged_userns_clone=1), or build with --sandbox=none"
 )
 _TELLING = re.compile(
-    r"(\berror\b|\bfatal\b|undefined reference|No such file|No space left|cannot |FAILED)", re.I
+    r"(\berror\b|\bfatal\b|undefined reference|No such file|No space left|cannot |FAILED"
+    r"|: \*\*\* )",
+    re.I,
 )
-_NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Leaving|Entering|Waiting)|\s*$)")
+_AFTERWARDS = re.compile(r"^make(\[\d+\])?: \*\*\* (\[.*\] Error \d+|Waiting for |Deleting )")
+"""What make(1) says after what failed; other lines with `***` are its own complaints."""
 
 
 class CancelledError(SevkitError):
@@ -285,9 +288,8 @@ def _tee(line: str, log: TextIO, last: deque[str], on_line: Callable[[str], None
 
 def lines_that_matter(lines: Sequence[str], count: int = 8) -> list[str]:
     """The lines that tell why a command failed: its errors, else the end of its output."""
-    useful = [line for line in lines if not _NOISE.match(line)]
-    telling = [line for line in useful if _TELLING.search(line)]
-    return (telling or useful)[-count:]
+    telling = [line for line in lines if _TELLING.search(line) and not _AFTERWARDS.match(line)]
+    return (telling or [line for line in lines if line.strip()])[-count:]
 
 
 def _status_text(status: int) -> str:

@@ -264,3 +264,27 @@ def test_the_lines_that_matter_are_the_errors_not_the_noise_after_them() -> None
     ]
     assert lines_that_matter(lines) == [lines[1]]
     assert lines_that_matter(["one", "two", ""]) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("makefile", "said"),
+    [
+        ("all: x.o\n", "make[1]: *** No rule to make target 'x.o', needed by 'all'.  Stop."),
+        ("all:\n    no tab\n", "Makefile:2: *** missing separator.  Stop."),
+        ("$(error no $@)\n", "Makefile:1: *** no .  Stop."),
+        ("all:\n\tkill -9 $$$$\n", "make[1]: *** [Makefile:2: all] Killed"),
+        ("all:\n\t@echo 'x.c:1: error: y'; exit 3\n", "x.c:1: error: y"),
+        ("all:\n\t@exit 3\n", "make[1]: *** [Makefile:2: all] Error 3"),
+    ],
+)
+def test_what_make_itself_complains_of_is_told(
+    makefile: str, said: str, make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    inner, outer = tmp_path / "work" / "inner", tmp_path / "work" / "Makefile"
+    inner.mkdir()
+    (inner / "Makefile").write_text(makefile)
+    outer.write_text("all:\n\t@echo this may be left out\n\t@$(MAKE) -C inner\n")
+    with pytest.raises(BuildError) as caught:
+        make_runner()(["make"], cwd=tmp_path / "work")
+    told = caught.value.why.splitlines()[1:]
+    assert any(line.startswith(said) for line in told), told
