@@ -189,12 +189,8 @@ class Engine:
         if any(isinstance(error, ImageError) for error in errors):
             _remove_damaged(self._plan, self._store)
         full = next((error for error in errors if isinstance(error, FullDiskError)), None)
-        if full or len(errors) == 1:
-            raise full or errors[0]
         if errors:
-            raise SevkitError(
-                f"{len(errors)} tasks failed", why="\n".join(str(error) for error in errors)
-            )
+            raise full or SevkitError.of_several(errors, f"{len(errors)} tasks failed")
 
     def cancel(self) -> None:
         """Stop the build from another thread: `run` raises `CancelledError` soon."""

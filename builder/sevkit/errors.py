@@ -10,6 +10,9 @@ from pathlib import Path
 
 from sevkit.printable import printable
 
+INTERRUPTED = 130
+"""The exit code of what the user stopped: 128 and SIGINT, as shells count."""
+
 
 class SevkitError(Exception):
     """A failure that is explained to the user instead of shown as a traceback.
@@ -26,6 +29,19 @@ class SevkitError(Exception):
         self.why = why
         self.hint = hint
         self.log = log
+
+    @classmethod
+    def of_several(cls, errors: Sequence["SevkitError"], what: str) -> "SevkitError":
+        """The one error that there is, or one that tells `what` and all of them.
+
+        It has the exit code that all of them have, else 1.
+        """
+        if len(errors) == 1:
+            return errors[0]
+        whole = cls(what, why="\n".join(str(error) for error in errors))
+        codes = {error.exit_code for error in errors}
+        whole.exit_code = codes.pop() if len(codes) == 1 else cls.exit_code
+        return whole
 
     def __str__(self) -> str:
         lines = [self.what]

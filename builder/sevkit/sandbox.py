@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from sevkit.errors import BuildError, HostError, SevkitError
+from sevkit.errors import INTERRUPTED, BuildError, HostError, SevkitError
 from sevkit.terminal import run_apart
 
 ENVIRONMENT: Mapping[str, str] = {
@@ -56,7 +56,7 @@ _AFTERWARDS = re.compile(r"^make(\[\d+\])?: \*\*\* (\[.*\] Error \d+|Waiting for
 class CancelledError(SevkitError):
     """The build was interrupted."""
 
-    exit_code = 130
+    exit_code = INTERRUPTED
 
 
 class Processes:

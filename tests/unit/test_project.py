@@ -4,6 +4,7 @@
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,27 @@ def test_two_addresses_that_end_alike_are_two_sources(project: Project) -> None:
     for stage in ("agent", "firmware"):
         said = project.done("build", f"own:{stage}", "--ci")
         assert "fetch v1.bin (" in said
+
+
+def test_keep_going_goes_on_with_the_next_target_and_tells_every_failure(project: Project) -> None:
+    linux, agent = project.write("files/linux.tar", b"no kernel"), project.write("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.write("files/fw", b"no firmware"))
+    words = ("build", "own:firmware", "nobody", "own:agent", "--ci")
+    stopped = project.run(*words)
+    assert stopped.returncode == 1
+    assert "nobody" not in stopped.stderr
+    for _ in range(2):
+        going = project.run(*words, "-k")
+        assert going.returncode == 1
+        assert "2 of 3 targets failed" in going.stderr
+        assert "there is no recipe 'nobody'" in going.stderr
+        assert going.stderr.index("\n  fw") < going.stderr.index("nobody")
+        assert re.search(r"^(built in .* s|up to date): \S*/entries/", going.stdout, re.M)
+    dry = project.run("build", "nobody", "own:firmware", "nowhere", "-k", "-n")
+    assert dry.returncode == 2
+    assert dry.stdout == "own: firmware: never built\n"
+    assert project.run("build", "own:agent", "nobody", "-k").returncode == 2
+    assert project.run("build", "own:agent", "-k").returncode == 0
 
 
 def test_local_files_are_built_offline_with_an_empty_store(project: Project) -> None:

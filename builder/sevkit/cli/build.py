@@ -18,7 +18,7 @@ from sevkit.cli.common import (
     shown,
     split_words,
 )
-from sevkit.errors import RecipeError
+from sevkit.errors import INTERRUPTED, RecipeError, SevkitError
 
 if TYPE_CHECKING:
     from sevkit.project.project import Project
@@ -39,25 +39,28 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
     options = BuildOptions(**flags)
     targets, overrides = split_words(words)
     answers = []
+    errors: list[SevkitError] = []
     with opened(place, options) as project:
         settings = options.settings(place)
         for target in targets or ["sev-guest"]:
             name, _, stage = target.partition(":")
-            recipe = project.recipe(name, overrides)
-            if dry_run:
-                plan = project.plan(recipe)
-                _say_what_would_be_done(project, plan, stage, force=settings.force)
-                continue
-            answers.append(project.build(recipe, [stage] if stage else ["image"], settings))
-    if dry_run:
-        return 0
-    idle = all(answer.idle for answer in answers)
+            try:
+                recipe = project.recipe(name, overrides)
+                if dry_run:
+                    plan = project.plan(recipe)
+                    _say_what_would_be_done(project, plan, stage, force=settings.force)
+                    continue
+                answers.append(project.build(recipe, [stage] if stage else ["image"], settings))
+            except SevkitError as error:
+                if not options.keep_going or error.exit_code == INTERRUPTED:
+                    raise
+                errors.append(error)
+    idle = bool(answers) and not errors and all(answer.idle for answer in answers)
     if options.as_json:
         for answer in answers:
             place_of = {"recipe": answer.plan.recipe.name, "path": str(answer.result)}
             click.echo(json.dumps({"event": "Result", **place_of, "idle": answer.idle}))
-        return 0
-    if idle:
+    elif idle:
         from sevkit.store import uptodate
 
         text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
@@ -72,9 +75,12 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
     else:
         seconds = time.monotonic() - started
         for answer in answers:
-            click.echo(f"built in {seconds:.1f} s: {shown(answer.result)}")
+            how = "up to date" if answer.idle else f"built in {seconds:.1f} s"
+            click.echo(f"{how}: {shown(answer.result)}")
             for remark in answer.remarks():
                 click.echo(f"  {remark}")
+    if errors:
+        raise SevkitError.of_several(errors, f"{len(errors)} of {len(targets)} targets failed")
     return 0
 
 
