@@ -187,3 +187,27 @@ def test_a_lock_and_a_vendored_folder_hold_the_compilers_too(
     built = sevkit("-C", folder, *target, *TOOLS, env=elsewhere)
     assert built.returncode == 0, built.stderr
     assert "toolchain: built" in built.stderr
+
+
+def test_a_release_that_no_mirror_has_is_a_wrong_call_or_recipe_and_told_where_it_is_said(
+    sevkit: Sevkit, tmp_path: Path
+) -> None:
+    environment = {"SEVKIT_STORE": str(tmp_path / "store")}
+    name = "sev-guest-ovmf"
+    (tmp_path / "recipes").mkdir()
+
+    def hint(*words: str, more: str = "") -> str:
+        text = f'schema = 1\nextends = "{name}"\nname = "child"\n{more}'
+        (tmp_path / "recipes" / "child.toml").write_text(text)
+        result = sevkit("-C", tmp_path, "show", "child", *words, env=environment)
+        assert result.returncode == 2, result.stderr
+        assert "no mirror of this host has nosuite" in result.stderr
+        return result.stderr.partition("try: ")[2].strip()
+
+    assert hint("--toolchain=debian:nosuite") == "mend --toolchain=debian:nosuite"
+    group = '[initramfs]\nsuite = "nosuite"\n'
+    assert hint(more=group) == "mend initramfs.suite of child"
+    source = '[sources]\novmf = { deb = "ovmf", suite = "nosuite" }\n'
+    assert hint(more=source) == "mend sources.ovmf.suite of child"
+    good = sevkit("-C", tmp_path, "show", name, env=environment)
+    assert good.returncode == 0, good.stderr

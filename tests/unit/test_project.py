@@ -152,6 +152,17 @@ def test_offline_is_offline_for_every_verb_that_fetches(
     project.done(*words, "--offline", "--ci")
 
 
+def test_verbs_that_only_plan_can_be_told_to_ask_nobody(project: Project) -> None:
+    agent, fw = project.write("agent", AGENT), project.write("files/fw", FIRMWARE)
+    project.recipe(linux='{ deb = "linux-source-6.12" }', agent=agent, fw=fw)
+    for verb in (("show", "own"), ("check", "own"), ("kconfig", "why", "PCI", "own")):
+        refused = project.run(*verb, "--offline")
+        assert refused.returncode == 1
+        assert "linux was never looked up, and the build is offline" in refused.stderr
+    project.recipe(linux=project.write("files/linux.tar", b"no kernel"), agent=agent, fw=fw)
+    assert "kernel" in project.done("show", "own", "--offline")
+
+
 def test_two_addresses_that_end_alike_are_two_sources(project: Project) -> None:
     agent, fw = project.serve("a/v1.bin", AGENT), project.serve("b/v1.bin", FIRMWARE)
     project.recipe(linux=project.write("files/linux.tar", b"no kernel"), agent=agent, fw=fw)

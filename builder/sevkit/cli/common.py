@@ -64,7 +64,6 @@ def build_options(function: F) -> F:
             click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once."),
             click.option("-k", "--keep-going", is_flag=True, help="Build what still can be."),
             click.option("-B", "--always-make", is_flag=True, help="Build even what is there."),
-            click.option("--offline", is_flag=True, help="Touch no network."),
             click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
             click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
             click.option(
@@ -80,7 +79,8 @@ def build_options(function: F) -> F:
 
 
 def plan_options(function: F) -> F:
-    """The flags of every verb that plans a build: what decides the keys of stages."""
+    """The flags of every verb that plans a build: whom it may ask, and what decides the keys."""
+    offline = click.option("--offline", is_flag=True, help="Touch no network.")
     locked = click.option("--locked", is_flag=True, help="Refuse what is not in the lock file.")
     toolchain = click.option(
         "--toolchain",
@@ -88,21 +88,21 @@ def plan_options(function: F) -> F:
         metavar="host|debian:SUITE",
         help="Whose compilers build: this host's, or pinned packages of a Debian release.",
     )
-    return locked(toolchain(function))
+    return offline(locked(toolchain(function)))
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """The values of `build_options`."""
 
-    jobs: int | None
-    keep_going: bool
-    always_make: bool
-    offline: bool
-    ci: bool
-    as_json: bool
-    sandbox: str
-    toolchain: str
+    jobs: int | None = None
+    keep_going: bool = False
+    always_make: bool = False
+    offline: bool = False
+    ci: bool = False
+    as_json: bool = False
+    sandbox: str = "bwrap"
+    toolchain: str = "host"
     locked: bool = False
 
     def settings(self, place: Place) -> "Settings":
@@ -150,7 +150,7 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
 
 def quiet(*, offline: bool = False, toolchain: str = "host", locked: bool = False) -> BuildOptions:
     """The options of a verb that builds only as a means."""
-    return BuildOptions(None, False, False, offline, False, False, "bwrap", toolchain, locked)
+    return BuildOptions(offline=offline, toolchain=toolchain, locked=locked)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -2,10 +2,11 @@
 """Verbs about the kernel's configuration: kconfig why, menuconfig."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from sevkit.cli.common import Place, main, opened, quiet, shown, split_words
+from sevkit.cli.common import Place, main, opened, plan_options, quiet, shown, split_words
 
 
 @main.group()
@@ -16,11 +17,12 @@ def kconfig() -> None:
 @kconfig.command("why")
 @click.argument("symbol")
 @click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
+@plan_options
 @click.pass_obj
-def kconfig_why(place: Place, symbol: str, words: tuple[str, ...]) -> None:
+def kconfig_why(place: Place, /, symbol: str, words: tuple[str, ...], **flags: Any) -> None:
     """Say why SYMBOL has its value: who asked for it, what it depends on, what selects it."""
     targets, overrides = split_words(words)
-    options = quiet()
+    options = quiet(**flags)
     with opened(place, options) as project:
         recipe = project.recipe(targets[0] if targets else "sev-guest", overrides)
         with project.kernel_questions(recipe, options.settings(place)) as questions:
@@ -35,11 +37,14 @@ def kconfig_why(place: Place, symbol: str, words: tuple[str, ...]) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the fragment goes (default: kernel-configs/RECIPE-menuconfig.config).",
 )
+@plan_options
 @click.pass_obj
-def menuconfig(place: Place, words: tuple[str, ...], fragment: Path | None) -> None:
+def menuconfig(
+    place: Place, /, words: tuple[str, ...], fragment: Path | None, **flags: Any
+) -> None:
     """Edit the kernel configuration in menus; what changed is saved as a fragment."""
     targets, overrides = split_words(words)
-    options = quiet()
+    options = quiet(**flags)
     with opened(place, options) as project:
         recipe = project.recipe(targets[0] if targets else "sev-guest", overrides)
         with project.kernel_questions(recipe, options.settings(place)) as questions:

@@ -51,7 +51,7 @@ def reproduce(
     from sevkit.project.reproduce import reproduce as build_again
 
     folder = find_image(image, place.output)
-    options = BuildOptions(jobs, False, False, offline, ci or as_json, False, "bwrap", "host")
+    options = BuildOptions(jobs=jobs, offline=offline, ci=ci or as_json)
     with opened(place, options) as project:
         answer = build_again(
             project, folder, options.settings(place), name=recipe, reuse=reuse, keep=keep

@@ -28,6 +28,8 @@ from sevkit.recipe.model import Recipe
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.sources import (
     Apt,
+    DebGroup,
+    NoSuiteError,
     Pin,
     PinMemory,
     Request,
@@ -109,7 +111,13 @@ class Project:
                 hint=f"sevkit fetch {recipe.name}",
             )
         self.listener(Notice(f"looking up {name}"))
-        return resolve(request, self.apt)
+        try:
+            return resolve(request, self.apt)
+        except NoSuiteError as error:
+            said = _saying_the_suite(recipe, name, request)
+            if said is None:
+                raise
+            raise RecipeError(error.what, why=error.why, hint=f"mend {said}") from error
 
     def lock(self, recipe: Recipe) -> Lock | None:
         """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
@@ -335,6 +343,17 @@ class Project:
     def observed(self) -> list[str]:
         """Every path that the plans made so far rest on, those that were not there included."""
         return [*map(str, self.library.observed), *map(str, self.memory.observed)]
+
+
+def _saying_the_suite(recipe: Recipe, name: str, request: Request) -> str | None:
+    """What names the Debian release that `request` asks for; None where it names none."""
+    suite = getattr(request, "suite", None)
+    if suite is None:
+        return None
+    if name == f"debs:{GROUP}":
+        return f"--toolchain=debian:{suite}"
+    where = "initramfs" if isinstance(request, DebGroup) else f"sources.{name}"
+    return f"{where}.suite of {recipe.name}"
 
 
 def _refuse_to_fetch(pin: Pin, _destination: Path, _progress: Progress, recipe: Recipe) -> None:

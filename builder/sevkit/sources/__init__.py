@@ -17,6 +17,7 @@ from sevkit.sources.deb import Apt
 from sevkit.sources.git import fetch_commit
 from sevkit.sources.pins import (
     DebGroup,
+    NoSuiteError,
     Pin,
     PinMemory,
     Progress,
@@ -29,6 +30,7 @@ from sevkit.sources.url import fetch_url
 __all__ = [
     "Apt",
     "DebGroup",
+    "NoSuiteError",
     "Pin",
     "PinMemory",
     "Request",

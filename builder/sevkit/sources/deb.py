@@ -26,7 +26,7 @@ from sevkit.errors import HostError, SourceError
 from sevkit.recipe.model import DebSource, DebSourcePackage, Source
 from sevkit.sources.commands import run_watched
 from sevkit.sources.mirrors import Mirror, host_mirrors, mirrors_of
-from sevkit.sources.pins import DebGroup, Pin, Progress, SourceGoneError
+from sevkit.sources.pins import DebGroup, NoSuiteError, Pin, Progress, SourceGoneError
 
 _HELPER = Path("/usr/lib/apt/apt-helper")
 _URI_LINE = re.compile(r"^'(\S+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", re.M)
@@ -200,10 +200,10 @@ class _State:
         """Fetch the lists anew. Raises `SourceError`."""
         output, status = self._run("apt-get", "update")
         if _NO_SUITE.search(output):
-            raise SourceError(
+            raise NoSuiteError(
                 f"no mirror of this host has {self._suites()}",
                 why=_words_of_apt(output),
-                hint="check the suite in the recipe",
+                hint="check the suite",
             )
         if status != 0 or re.search(r"^(Err|E):", output, re.M):
             raise SourceError(

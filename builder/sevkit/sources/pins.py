@@ -33,6 +33,10 @@ class SourceGoneError(SourceError):
         self.name = name
 
 
+class NoSuiteError(SourceError):
+    """No mirror of this host has the release that a request names."""
+
+
 @dataclass(frozen=True)
 class DebGroup:
     """Packages with all that they depend on, as on an empty system; recommendations left out."""
