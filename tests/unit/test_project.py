@@ -163,6 +163,19 @@ def test_verbs_that_only_plan_can_be_told_to_ask_nobody(project: Project) -> Non
     assert "kernel" in project.done("show", "own", "--offline")
 
 
+def test_what_needs_no_store_asks_for_none(project: Project) -> None:
+    agent, fw = project.write("agent", AGENT), project.write("files/fw", FIRMWARE)
+    linux = '{ deb = "linux-source-6.12", member = "linux.tar" }'
+    project.recipe(linux=linux, agent=agent, fw=fw)
+    project.store = Path("/proc/no-store")
+    assert "own" in project.done("list")
+    assert "own: correct" in project.done("check", "own", "--no-kernel")
+    project.done("cache-key", "own")
+    refused = project.run("build", "own:agent")
+    assert refused.returncode == 3
+    assert "the store /proc/no-store can't be used" in refused.stderr
+
+
 def test_two_addresses_that_end_alike_are_two_sources(project: Project) -> None:
     agent, fw = project.serve("a/v1.bin", AGENT), project.serve("b/v1.bin", FIRMWARE)
     project.recipe(linux=project.write("files/linux.tar", b"no kernel"), agent=agent, fw=fw)

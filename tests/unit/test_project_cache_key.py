@@ -17,7 +17,6 @@ from sevkit.plan import requests
 from sevkit.project.cache_key import Inputs, inputs_of, key_of
 from sevkit.project.lock import Lock
 from sevkit.project.project import Project
-from sevkit.store.store import Store
 from sevkit.toolchain import HOST, Toolchain
 
 Inside = Callable[..., Inputs]
@@ -62,7 +61,7 @@ def inputs(folder: Path, tools: dict[str, str]) -> Inside:
         locked: bool = False,
         **values: str,
     ) -> Inputs:
-        store = Store(folder / "store")
+        store = folder / "store"
         project = Project(folder, folder / "out", store, heard, toolchain, locked)
         return inputs_of(project.recipe(name, values), project)
 
@@ -154,7 +153,7 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
     folder: Path, inputs: Inside
 ) -> None:
     path = folder / "recipes" / "sev-guest-ovmf.lock"
-    project = Project(folder, folder / "out", Store(folder / "store"), heard)
+    project = Project(folder, folder / "out", folder / "store", heard)
     recipe = project.recipe("sev-guest-ovmf", {})
     wanted = requests(recipe)
     lock = Lock(path, recipe.name)

@@ -15,7 +15,6 @@ from sevkit.project.project import Project
 from sevkit.recipe.model import DebSource, UrlSource
 from sevkit.sources import DebGroup, Pin
 from sevkit.stage import Stage
-from sevkit.store.store import Store
 
 LINUX = DebSource(deb="linux-source-6.12", member="linux.tar.xz")
 OTHER = DebSource(deb="linux-source-6.1", member="linux.tar.xz")
@@ -64,7 +63,7 @@ def test_a_lock_is_read_as_it_was_written(lock: Lock) -> None:
 def test_what_is_locked_is_still_fetched_with_the_recipes_credentials(
     lock: Lock, tmp_path: Path
 ) -> None:
-    project = Project(tmp_path, tmp_path / "out", Store(tmp_path / "store"), lambda _: None)
+    project = Project(tmp_path, tmp_path / "out", tmp_path / "store", lambda _: None)
     [found] = project.stated_pins(lock, "archive", URL) or ()
     assert found.origin["url"] == URL.url[0]
     project.locked = True

@@ -133,16 +133,16 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
     """The project of `place`, with a listener that holds the terminal."""
     from sevkit.events import Notice
     from sevkit.project.project import Project
-    from sevkit.store.store import Store, default_root
+    from sevkit.store.store import default_root
     from sevkit.toolchain import toolchain
 
     with options.listener() as listener:
         if options.sandbox == "none":
             listener(Notice("--sandbox=none: build steps can read this host and its network"))
-        store = Store(default_root(os.environ))
+        root = default_root(os.environ)
         tools = toolchain(options.toolchain, options.sandbox)
         yield Project(
-            *(place.folder, place.output, store, listener, tools),
+            *(place.folder, place.output, root, listener, tools),
             locked=options.locked,
             offline=options.offline,
         )

@@ -8,7 +8,7 @@ among them: a remembered package that has left the mirror is looked up anew, onc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,13 +50,14 @@ T = TypeVar("T")
 class Project:
     """A folder with recipes, and where its results go.
 
+    The store in `store_root` is made or opened by the first thing that needs it.
     `locked`: what the lock of a recipe has not is refused. `offline`: nothing is looked up and
     nothing fetched.
     """
 
     folder: Path
     output: Path
-    store: Store
+    store_root: Path
     listener: Listener
     toolchain: Toolchain = HOST
     locked: bool = False
@@ -65,8 +66,17 @@ class Project:
 
     def __post_init__(self) -> None:
         self.library = Library.of(self.folder)
-        self.memory = PinMemory(self.store.root / "pins")
-        self.apt = Apt(self.store.personal("apt"))
+        self.memory = PinMemory(self.store_root / "pins")
+
+    @cached_property
+    def store(self) -> Store:
+        """What was fetched and built. Raises `HostError` where it can't be used."""
+        return Store(self.store_root)
+
+    @cached_property
+    def apt(self) -> Apt:
+        """The way to Debian's packages."""
+        return Apt(self.store.personal("apt"))
 
     def recipe(self, name: str, overrides: Mapping[str, str]) -> Recipe:
         """The recipe called `name`, or in the file `name`, with its variables set."""
@@ -233,7 +243,7 @@ class Project:
 
         A package that was looked up earlier and has left the mirror is looked up anew, once.
         """
-        with full_disk_explained(self.store.root, self.output):
+        with full_disk_explained(self.store_root, self.output):
             return self._with_newer(recipe, lambda: self._build(recipe, targets, settings))
 
     def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
@@ -294,7 +304,7 @@ class Project:
             plan = self.plan(recipe)
             return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
 
-        with full_disk_explained(self.store.root, self.output):
+        with full_disk_explained(self.store_root, self.output):
             return self._with_newer(recipe, bring)
 
     def run(self, plan: Plan, work: Work, settings: Settings) -> Work:

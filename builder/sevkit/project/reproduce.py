@@ -91,12 +91,14 @@ def reproduce(
     for line in other_inputs:
         project.listener(Notice(line))
     with project.store.scratch() as scratch:
-        store = Store(scratch / "store")
+        again = replace(
+            project, output=scratch / "output", store_root=scratch / "store", toolchain=tools
+        )
+        store = again.store
         _share_sources(plan, project.store, store, scratch / "source")
         for stage in map(plan.stage, reuse):
             shutil.copytree(project.store.open(stage.key), scratch / "reused", symlinks=True)
             store.publish(stage, scratch / "reused")
-        again = replace(project, output=scratch / "output", store=store, toolchain=tools)
         again.run(
             plan,
             find_work(plan, store, ["image"]),
