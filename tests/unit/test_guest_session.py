@@ -34,6 +34,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
         "files": {role: describe_file(folder / name) for role, name in ROLES.items()},
         "cmdline": "console=ttyS0 panic=-1",
         "kernel": {
+            "source": "linux",
             "release": "6.12.1-sevkit",
             "version": "6.12.1",
             "series": None,
@@ -65,6 +66,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
             "licence": None,
         },
         "firmware": {
+            "source": "ovmf",
             "size": 0,
             "sha256": sha256,
             "sec_bits": 64,

@@ -16,6 +16,7 @@ from referencing import Registry, Resource
 from sevkit.exports import FORMATS, subject_of
 from sevkit.image.manifest import load
 from sevkit.image.sbom import SBOM, accounted, sbom_text
+from sevkit.image.shape import Manifest
 
 SCHEMAS = Path(cyclonedx.schema.__file__).parent / "_res"
 
@@ -82,6 +83,24 @@ def test_every_reference_is_of_something_in_the_bill_and_none_is_used_twice(good
     assert len(set(names + inner)) == len(names + inner)
     for row in bill["dependencies"]:
         assert {row["ref"], *row["dependsOn"]} <= set(names)
+
+
+def test_kernel_and_firmware_are_found_by_what_the_recipe_calls_their_sources(good: Path) -> None:
+    stated = json.loads((good / "manifest.json").read_bytes())
+    contents = json.loads((good / "contents.json").read_bytes())
+    firmware = {"kind": "url", "url": "https://a.example/x.fd"}
+    file = {"reference": "blob:" + "e" * 64, "size": 7}
+    rows = [
+        {"source": "linux", "name": "agent.tar", "origin": {**firmware, "url": "no"}, **file},
+        {**stated["sources"][0], "source": "tree"},
+        {"source": "fd", "name": "x.fd", "origin": firmware, **file},
+    ]
+    stated["sources"] = rows
+    stated["kernel"]["source"], stated["firmware"]["source"] = "tree", "fd"
+    bill = json.loads(sbom_text(Manifest.model_validate_json(json.dumps(stated)), contents))
+    addresses = {part["bom-ref"]: part.get("purl") for part in bill["components"]}
+    assert addresses["kernel"] == "pkg:deb/debian/linux-source@1"
+    assert addresses["firmware"] == f"pkg:generic/fd?checksum=sha256:{'e' * 64}"
 
 
 def test_a_patch_is_told_with_its_digest(good: Path) -> None:

@@ -77,7 +77,7 @@ def _uuid(text: str) -> uuid.UUID:
 
 def _kernel(manifest: Manifest) -> Component:
     kernel = manifest.kernel
-    source = _fetched(manifest.sources, _kernel_sources(manifest))
+    source = _fetched(manifest.sources, kernel.source)
     return {
         "type": "operating-system",
         "bom-ref": _KERNEL,
@@ -99,14 +99,12 @@ def _kernel(manifest: Manifest) -> Component:
 
 def _firmware(manifest: Manifest) -> Component:
     built = manifest.firmware.build
-    sources = {row.source for row in manifest.sources}
-    name = built.source if built else next(iter(sorted(sources & {"ovmf", "firmware"})), "firmware")
-    source = _fetched(manifest.sources, [name])
+    source = _fetched(manifest.sources, manifest.firmware.source)
     version = (built.version if built else None) or (source and source.origin.get("version"))
     component: Component = {
         "type": "firmware",
         "bom-ref": _FIRMWARE,
-        "name": name,
+        "name": manifest.firmware.source,
         "version": version or manifest.firmware.sha256[:12],
         "licenses": _licences(_EDK2_LICENCE),
         "components": [_image_file(manifest, "firmware")],
@@ -240,19 +238,8 @@ def _pedigree(
     return {"pedigree": {"patches": rows, "notes": "\n".join(notes)}}
 
 
-def _kernel_sources(manifest: Manifest) -> list[str]:
-    """Names of sources that are the kernel's: the usual one, and Debian's packages of it."""
-    packages = [
-        row.source
-        for row in manifest.sources
-        if row.origin.get("package", "").startswith("linux-source")
-    ]
-    return ["linux", *packages]
-
-
-def _fetched(sources: Sequence[Source], names: Sequence[str]) -> Source | None:
-    rows = [row for row in sources if row.source in names]
-    return rows[0] if rows else None
+def _fetched(sources: Sequence[Source], name: str) -> Source | None:
+    return next((row for row in sources if row.source == name), None)
 
 
 def package_url(source: Source | None) -> str | None:

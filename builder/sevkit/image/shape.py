@@ -54,6 +54,7 @@ class Patch(Part):
 class Kernel(Part):
     """The kernel in `files.kernel`."""
 
+    source: Annotated[str, Field(description="Name in the recipe, and in `sources`.")]
     release: Annotated[str, Field(description="What uname -r says.")]
     version: Annotated[str, Field(description="Of the source.")]
     series: Annotated[str | None, Field(description="The patch series; null without any.")]
@@ -155,6 +156,7 @@ class FirmwareBuild(Part):
 class Firmware(Part):
     """What the firmware in `files.firmware` says of itself."""
 
+    source: Annotated[str, Field(description="Name in the recipe, and in `sources`.")]
     size: Bytes
     sha256: Sha256
     sec_bits: Annotated[Literal[32, 64] | None, Field(description="Width of its first code.")]

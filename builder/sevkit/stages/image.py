@@ -65,6 +65,7 @@ def plan_image(planner: Planner) -> Stage:
             "vmms": list(recipe.launch.vmms),
             "measured": recipe.launch.measured,
         },
+        "kernel": recipe.kernel.source,
         "firmware": recipe.firmware.source,
         "sources": [*planner.provenance(), *_local_sources(planner)],
         "toolchain": {tool: planner.tool(tool) for tool in _TOOLS},
@@ -230,7 +231,7 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
         **{key: params[key] for key in ("name", "version", "summary", "variant", "cmdline")},
         **{key: params[key] for key in ("sources", "toolchain", "build")},
         "files": files,
-        "kernel": {**kernel, "series": params["series"]},
+        "kernel": {**kernel, "source": params["kernel"], "series": params["series"]},
         "initramfs": {
             **initramfs,
             "placement": "builtin" if facts.is_builtin else "separate",
@@ -240,7 +241,11 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
             **facts.take("agent", "name", "size", "sha256", "format", "licence"),
             "path": "/init",
         },
-        "firmware": {**facts.firmware, "verifies_kernel_hashes": verified},
+        "firmware": {
+            **facts.firmware,
+            "source": params["firmware"],
+            "verifies_kernel_hashes": verified,
+        },
         "launch": {
             "modes": _modes(params["launch"]["modes"], facts, out),
             "vcpus": params["launch"]["vcpus"],
