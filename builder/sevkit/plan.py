@@ -182,14 +182,11 @@ class _Planner:
         except OSError as error:
             raise RecipeError(f"{error.filename or path}: {error.strerror}") from error
         self.local_paths[reference] = path
-        self.library.observed.update([path, *_inside(path)])
+        self.library.observe([path, *_inside(path)])
         return reference
 
     def stage(self, name: str) -> str:
         return self.stages[name].reference
-
-    def has_stage(self, name: str) -> bool:
-        return name in self.stages
 
     def fragment(self, name: str) -> Path:
         return self.library.fragment(name)
@@ -218,7 +215,7 @@ class _Planner:
         if name not in self.versions:
             self.versions[name] = tool_version(name)
             if found := shutil.which(name, path=ENVIRONMENT["PATH"]):
-                self.library.observed.update([Path(found), Path(found).resolve()])
+                self.library.observe([Path(found), Path(found).resolve()])
         return self.versions[name]
 
     def _packaged_tool(self, name: str) -> str:

@@ -176,6 +176,31 @@ def test_what_needs_no_store_asks_for_none(project: Project) -> None:
     assert "the store /proc/no-store can't be used" in refused.stderr
 
 
+def test_a_vendored_folder_has_the_recipes_that_a_recipe_extends(
+    project: Project, tmp_path: Path
+) -> None:
+    linux, agent = project.serve("linux.tar", b"no kernel"), project.serve("agent", AGENT)
+    project.recipe(linux=linux, agent=agent, fw=project.write("files/fw", FIRMWARE))
+    child = b'schema = 1\nextends = "%s"\nname = "%s"\n'
+    project.write("recipes/child.toml", child % (b"own", b"child"))
+    own = project.folder / "recipes" / "own.toml"
+    project.write("other/own.toml", own.read_bytes())
+    own.write_bytes(child % (b"../other/own.toml", b"own"))
+    twins = project.run("vendor", str(tmp_path / "copy"), "child", "--ci")
+    assert twins.returncode == 2
+    assert "two recipes called own.toml can't be vendored together" in twins.stderr
+    own.write_bytes((project.folder / "other" / "own.toml").read_bytes())
+    project.done("vendor", str(tmp_path / "copy"), "child", "--ci")
+    shutil.rmtree(project.folder)
+    shutil.rmtree(project.served)
+    shutil.rmtree(project.store)
+    project.folder = tmp_path / "copy"
+    names = {path.name for path in (project.folder / "recipes").iterdir()}
+    assert names == {"child.toml", "own.toml", "child.lock"}
+    for stage in ("agent", "firmware"):
+        project.done("build", f"child:{stage}", "--offline", "--ci")
+
+
 def test_two_addresses_that_end_alike_are_two_sources(project: Project) -> None:
     agent, fw = project.serve("a/v1.bin", AGENT), project.serve("b/v1.bin", FIRMWARE)
     project.recipe(linux=project.write("files/linux.tar", b"no kernel"), agent=agent, fw=fw)

@@ -64,9 +64,6 @@ class FakePlanner:
     def stage(self, name: str) -> str:
         return f"stage:{name}"
 
-    def has_stage(self, name: str) -> bool:
-        return name == "initramfs"
-
     def fragment(self, name: str) -> Path:
         return self.folder / f"{name}.config"
 

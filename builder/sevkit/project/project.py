@@ -132,7 +132,7 @@ class Project:
     def lock(self, recipe: Recipe) -> Lock | None:
         """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
         path = self.folder / "recipes" / f"{recipe.name}.lock"
-        self.library.observed.add(path)
+        self.library.observe([path])
         lock = read_lock(path, recipe.name)
         if lock is None and self.locked:
             raise RecipeError(f"there is no {path}", hint=f"sevkit lock {recipe.name}")
@@ -144,7 +144,7 @@ class Project:
             return None
         path = lock.config(config_key(stage))
         if path is not None:
-            self.library.observed.add(path)
+            self.library.observe([path])
         elif self.locked:
             raise RecipeError(
                 f"{lock.path}: the kernel configuration is locked for something else",

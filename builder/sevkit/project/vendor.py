@@ -12,7 +12,6 @@ sources/, and hashes each before it is used. Equal inputs make equal folders.
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from sevkit.canonical import sha256_of
 from sevkit.engine import Task, Work
 from sevkit.errors import ImageError, RecipeError
 from sevkit.project.lock import Lock
+from sevkit.recipe.file import files_of
 from sevkit.recipe.library import Library, built_in_root
 from sevkit.recipe.model import Recipe
 from sevkit.stage import Plan
@@ -149,16 +149,14 @@ def _project_files(recipe: Recipe, plan: Plan, library: Library) -> Iterator[tup
 
 def _recipes(name: str, library: Library) -> Iterator[Path]:
     """The recipe and those that it extends, but for a built-in one whose name is taken."""
-    path, taken = library.recipe(name), set[str]()
-    while path.name not in taken:
+    taken = set[str]()
+    for path in files_of(name, library):
+        if path.name in taken:
+            if not path.is_relative_to(built_in_root()):
+                raise RecipeError(f"two recipes called {path.name} can't be vendored together")
+            return
         taken.add(path.name)
         yield path
-        parent = tomllib.loads(path.read_text(encoding="utf-8")).get("extends")
-        if parent is None:
-            return
-        path = library.parent(parent, path)
-    if not path.is_relative_to(built_in_root()):
-        raise RecipeError(f"two recipes called {path.name} can't be vendored together")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ lists are replaced, and an element "..." stands for the inherited ones. A name i
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -22,7 +22,7 @@ from sevkit.recipe.schema import schema
 from sevkit.recipe.template import BrokenVariableError, Templates
 from sevkit.recipe.tree import Node, dotted, merged, needs_quotes, read_tree
 
-__all__ = ["load", "schema"]
+__all__ = ["files_of", "load", "schema"]
 
 _CHAIN = 16
 _SCHEMA = 1
@@ -42,13 +42,18 @@ def load(name: str, overrides: Mapping[str, str], library: Library) -> Recipe:
     return draft.validate()
 
 
+def files_of(name: str, library: Library) -> Sequence[Path]:
+    """The file of the recipe `name`, the one that it extends, and so on. Raises `RecipeError`."""
+    return tuple(_Draft(library, name).files)
+
+
 class _Draft:
     """The merged tree of a recipe and what was found wrong with it so far."""
 
     def __init__(self, library: Library, name: str):
         self._library = library
         self._problems: list[tuple[int, int, str]] = []
-        self._files: list[Path] = []
+        self.files: list[Path] = []
         self._path = library.recipe(name)
         self._root = self._merged(self._read_chain())
 
@@ -58,7 +63,7 @@ class _Draft:
         """The file itself, the one that it extends, and so on."""
         path, chain = self._path, list[Node]()
         while True:
-            self._files.append(path)
+            self.files.append(path)
             root = read_tree(path)
             chain.append(root)
             self._check_schema(root)
@@ -72,8 +77,8 @@ class _Draft:
                 path = self._library.parent(said.text, path)
             except RecipeError as error:
                 raise RecipeError(printable(f"{where}{error.what}"), why=error.why) from None
-            if path in self._files:
-                loop = [*self._files[self._files.index(path) :], path]
+            if path in self.files:
+                loop = [*self.files[self.files.index(path) :], path]
                 names = " → ".join(file.name for file in loop)
                 raise RecipeError(f"{where}recipes extend each other in a loop: {names}")
             if not is_there(path):
@@ -155,7 +160,7 @@ class _Draft:
                 self._expect(node, at, found, is_there(found, folder=True), "no folder")
             else:
                 found = beside / node.text
-                self._library.observed.add(found)
+                self._library.observe([found])
                 self._expect(node, at, found, is_there(found), "no")
             node.value = str(_plain(found) if is_there(found) else found)
         for name, source in (self._root.get("sources") or self._root).table.items():
@@ -261,7 +266,7 @@ class _Draft:
             return
         node.is_bad = not isinstance(node.value, (dict, list))
         line = printable(f"{node.path}:{node.line}: {dotted(at)}: {what}")
-        self._problems.append((self._files.index(node.path), node.line, line))
+        self._problems.append((self.files.index(node.path), node.line, line))
 
 
 def _plain(path: Path) -> Path:

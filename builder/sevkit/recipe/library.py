@@ -9,8 +9,7 @@ searched, as make does not either. Finds files and never reads them.
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 from sevkit.errors import RecipeError
@@ -27,21 +26,30 @@ def built_in_root() -> Path:
     return packed if packed.is_dir() else _PACKAGE.parents[1]
 
 
-@dataclass(frozen=True)
 class Library:
     """Folders to look in, the first one first; and every path that was looked for or found.
 
-    Each holds any of ``recipes/<name>.toml``, ``kernel-configs/<name>.config``,
+    Each of `roots` holds any of ``recipes/<name>.toml``, ``kernel-configs/<name>.config``,
     ``patches/<name>/series`` and folders of agents.
     """
 
-    roots: tuple[Path, ...]
-    observed: set[Path] = field(default_factory=set, compare=False)
+    def __init__(self, roots: tuple[Path, ...]):
+        self.roots = roots
+        self._observed: set[Path] = set()
 
     @classmethod
     def of(cls, project: Path) -> "Library":
         """The library of someone who works in the folder `project`."""
         return cls(tuple(dict.fromkeys([project.resolve(), built_in_root()])))
+
+    @property
+    def observed(self) -> Set[Path]:
+        """Every path that an answer of this library, or a plan of what is in it, rests on."""
+        return self._observed
+
+    def observe(self, paths: Iterable[Path]) -> None:
+        """Note `paths` as such, there or not."""
+        self._observed.update(paths)
 
     def recipe(self, name: str) -> Path:
         """The file of a recipe: a path, or a name among recipes/. Raises `RecipeError`.
@@ -98,7 +106,7 @@ class Library:
         return beside / written
 
     def _seen(self, path: Path) -> Path:
-        self.observed.add(path)
+        self.observe([path])
         return path
 
     def _find(self, what: str, folder: str, name: str, ending: str, roots: Sequence[Path]) -> Path:
