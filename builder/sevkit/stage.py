@@ -118,7 +118,7 @@ class Planner(Protocol):
     toolchain: "Toolchain"
 
     def source(self, name: str) -> str:
-        """The reference of the recipe's source `name` (`blob:` or `git:`)."""
+        """The reference of the recipe's source `name`: `blob:`, `git:` or, of a folder, `tree:`."""
 
     def source_files(self, name: str) -> Mapping[str, str]:
         """File name → reference of each file of the recipe's source `name`.
@@ -129,7 +129,7 @@ class Planner(Protocol):
     def debs(self, group: str) -> Mapping[str, str]:
         """File name → `blob:` reference of each package in the closure of `group`.
 
-        A group is ``initramfs`` (`initramfs.debs`) or ``agent`` (`agent.debs`).
+        A group is ``initramfs`` (`initramfs.debs`), ``agent`` (`agent.debs`) or ``toolchain``.
         """
 
     def local(self, path: Path) -> str:
@@ -148,7 +148,10 @@ class Planner(Protocol):
         """Where each source of the recipe comes from: name, reference, file name, size, origin."""
 
     def tool(self, name: str) -> str:
-        """The version line of a host tool whose version can change bytes (``gcc``, ``ld``)."""
+        """The version of a tool that can change bytes (``gcc``, ``ld``).
+
+        What the host's says of itself; where packages are the tools, package and version.
+        """
 
 
 class Runner(Protocol):
@@ -183,9 +186,9 @@ class Runner(Protocol):
     ) -> None:
         """Run a command in the sandbox: no network, fixed environment, output to the log.
 
-        `env` adds to the fixed environment (LC_ALL=C, TZ=UTC, SOURCE_DATE_EPOCH=0, PATH, HOME).
-        `on_line` sees each line of output. The stage's inputs and `work` are visible under their
-        own paths; `reading` makes more paths visible, read-only.
+        `env` adds to the fixed environment (`sevkit.sandbox.ENVIRONMENT`). `on_line` sees each line
+        of output. The stage's inputs and `work` are visible under their own paths; `reading` makes
+        more paths visible, read-only.
 
         Raises `BuildError` with the command, the status and the last lines that matter.
         """

@@ -170,7 +170,6 @@ class Bench:
                     "compression": "zstd",
                     "level": 10,
                     "compressor": "zstd 1.5.4",
-                    "kernel_option": "RD_ZSTD",
                     "size": len(archive),
                     "sha256": hashlib.sha256(archive).hexdigest(),
                     "archive_size": 6 << 20,

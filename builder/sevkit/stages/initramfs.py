@@ -22,7 +22,7 @@ from sevkit.rootfs.elf import Elf, is_elf
 from sevkit.rootfs.loader import Closure, FolderTree, closure, follow, resolve, verify
 from sevkit.stage import Planner, Runner, Stage
 
-VERSION = 1
+VERSION = 2
 
 TOOLS = {"lz4": "lz4", "xz": "xz-utils"}
 
@@ -110,7 +110,6 @@ def build_initramfs(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Ru
         "compression": params["compression"],
         "level": params["level"],
         "compressor": params["compressor"],
-        "kernel_option": METHODS[params["compression"]].symbol,
         "size": packed.stat().st_size,
         "sha256": _sha256(packed),
         "archive_size": written.archive_bytes,

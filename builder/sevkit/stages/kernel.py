@@ -16,6 +16,7 @@ from pathlib import Path
 from sevkit import kconfig
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
+from sevkit.rootfs.compress import METHODS
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.kernel_objects import Objects
 from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
@@ -54,7 +55,6 @@ _COMPRESSORS = {
     "KERNEL_XZ": "xz",
     "KERNEL_ZSTD": "zstd",
 }
-_DECOMPRESSORS = {"zstd": "RD_ZSTD", "lz4": "RD_LZ4", "gzip": "RD_GZIP", "xz": "RD_XZ"}
 _FIXED = {
     "KBUILD_BUILD_HOST": "sevkit",
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
@@ -122,8 +122,8 @@ def _implied(initramfs: Mapping[str, object]) -> list[kconfig.Fragment]:
     """What the recipe's choice of an initramfs asks of the kernel."""
     compression, placement = str(initramfs["compression"]), initramfs["placement"]
     wanted = {"BLK_DEV_INITRD": "y"}
-    if compression in _DECOMPRESSORS:
-        wanted[_DECOMPRESSORS[compression]] = "y"
+    if decompressor := METHODS[compression].symbol:
+        wanted[decompressor] = "y"
     implied = [kconfig.Fragment.of_reason(f"initramfs.compression = {compression}", wanted)]
     if placement == "builtin":
         values = {
