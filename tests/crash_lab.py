@@ -111,11 +111,11 @@ class Lab:
         )
         return cls(folder, plan)
 
-    def build(self, place: Path) -> None:
+    def build(self, place: Path, *, force: bool = False) -> None:
         """One build as `sevkit.project` does it, in the store and output folder of `place`."""
         store = Store(place / "store")
-        settings = Settings(jobs=2, logs=place / "output" / ".log")
-        work = find_work(self.plan, store, ["image"])
+        settings = Settings(jobs=2, logs=place / "output" / ".log", force=force)
+        work = find_work(self.plan, store, ["image"], force=force)
         Engine(self.plan, store, settings, lambda event: None, _fetch).run(work)
         image = output.image_dir(place / "output", self.plan)
         output.publish(result(self.plan, store, "image"), image)

@@ -306,8 +306,7 @@ class Engine:
                 with full_disk_explained(self._store.root, self._settings.logs):
                     _build_function(stage)(stage, inputs, scratch / "out", runner)
                 self._processes.check()
-                again = self._store.has(stage.key)
-                if self._store.publish(stage, scratch / "out") and again:
+                if self._store.publish(stage, scratch / "out"):
                     self._listener(Notice(f"{stage.name}: the same inputs gave other bytes"))
         self._built_here.add(stage.key)
         self._store.remember_last(self._plan.recipe.name, stage)

@@ -54,17 +54,18 @@ def files(store: Path) -> Iterator[Path]:
     )
 
 
-def failure(lab: Lab, place: Path) -> SevkitError | None:
+def failure(lab: Lab, place: Path, *, force: bool = False) -> SevkitError | None:
     try:
-        lab.build(place)
+        lab.build(place, force=force)
     except SevkitError as error:
         return error
     return None
 
 
+@pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_build_after_random_damage_is_right_or_refuses_and_the_one_after_it_succeeds(
-    lab: Lab, whole: Path, tmp_path: Path, seed: int
+    lab: Lab, whole: Path, tmp_path: Path, seed: int, force: bool
 ) -> None:
     chance = random.Random(seed)
     place = tmp_path / "place"
@@ -77,10 +78,12 @@ def test_a_build_after_random_damage_is_right_or_refuses_and_the_one_after_it_su
             shutil.rmtree(place / "store" / "entries" / stage.key[:2] / stage.key)
     right = list_tree(output.image_dir(whole / "output", lab.plan))
     image = output.image_dir(place / "output", lab.plan)
-    if error := failure(lab, place):
+    if error := failure(lab, place, force=force):
         assert "damaged" in str(error) or "not in the store" in str(error)
         assert not image.exists()
-        lab.build(place)
+        lab.build(place, force=force)
+    if force:
+        assert list(damage(place)) == [], "what was built anew took the place of what was damaged"
     assert list_tree(image) == right
     for stage in lab.plan.stages:
         if Store(place / "store").has(stage.key):

@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_published_result_is_read_back_whole(store: Store, tmp_path: Path) -> None:
     stage = a_stage()
     assert not store.has(stage.key)
-    assert store.publish(stage, a_result(tmp_path / "r"))
+    assert not store.publish(stage, a_result(tmp_path / "r"))
     data = store.open(stage.key)
     assert (data / "file").read_text() == "hello"
     assert (data / "link").readlink() == Path("file")
@@ -47,18 +47,18 @@ def test_a_published_result_is_read_back_whole(store: Store, tmp_path: Path) -> 
 
 
 def test_publishing_the_same_bytes_again_changes_nothing(store: Store, tmp_path: Path) -> None:
-    assert store.publish(a_stage(), a_result(tmp_path / "a"))
+    store.publish(a_stage(), a_result(tmp_path / "a"))
+    before = store.open(a_stage().key).stat().st_ino
     assert not store.publish(a_stage(), a_result(tmp_path / "b"))
-    assert store.publish(a_stage(), a_result(tmp_path / "c", "other"))
+    assert store.open(a_stage().key).stat().st_ino == before
+    assert store.publish(a_stage(), a_result(tmp_path / "c", "other")), "other bytes are told"
     assert (store.open(a_stage().key) / "file").read_text() == "other"
 
 
-@pytest.mark.parametrize("damage", ["flip", "remove", "add", "mode", "retarget", "listing"])
-def test_a_damaged_entry_is_refused_and_removed(store: Store, tmp_path: Path, damage: str) -> None:
-    good, bad = a_stage(which="good"), a_stage(which="bad")
-    store.publish(good, a_result(tmp_path / "good"))
-    store.publish(bad, a_result(tmp_path / "bad"))
-    data = store.open(bad.key)
+DAMAGE = ["flip", "remove", "add", "mode", "retarget", "listing"]
+
+
+def harm(data: Path, damage: str) -> None:
     match damage:
         case "flip":
             (data / "file").write_text("hellp")
@@ -73,6 +73,27 @@ def test_a_damaged_entry_is_refused_and_removed(store: Store, tmp_path: Path, da
             (data / "link").symlink_to("/etc/passwd")
         case "listing":
             (data.parent / "content.json").write_text("[")
+        case "record":
+            (data.parent / "key.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "record"])
+def test_publishing_over_a_damaged_entry_replaces_it(
+    store: Store, tmp_path: Path, damage: str
+) -> None:
+    store.publish(a_stage(), a_result(tmp_path / "a"))
+    harm(store.open(a_stage().key), damage)
+    assert not store.publish(a_stage(), a_result(tmp_path / "b")), "nothing says other bytes"
+    assert (store.open(a_stage().key) / "file").read_text() == "hello"
+    assert store.record(a_stage().key) == a_stage().record()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_refused_and_removed(store: Store, tmp_path: Path, damage: str) -> None:
+    good, bad = a_stage(which="good"), a_stage(which="bad")
+    store.publish(good, a_result(tmp_path / "good"))
+    store.publish(bad, a_result(tmp_path / "bad"))
+    harm(store.open(bad.key), damage)
     with pytest.raises(ImageError, match="damaged") as caught:
         store.open(bad.key)
     assert "build again" in caught.value.hint

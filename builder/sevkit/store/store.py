@@ -395,8 +395,8 @@ class Store:
     def publish(self, stage: Stage, data: Path) -> bool:
         """Make the folder `data` the result of `stage`, at once and for good. It is moved.
 
-        Returns whether the bytes are new: False when the same result was there already. Other
-        bytes under the same key replace the old ones.
+        What is there already stays where it is whole and the same, else it is replaced. Returns
+        whether it was whole, and of other bytes.
         """
         rows = list_tree(data)
         entry = self._entry(stage.key)
@@ -409,17 +409,26 @@ class Store:
             (draft / "content.json").write_text(canonical_json(rows), encoding="utf-8")
             self._share(draft)
             settle(draft, len(rows))
-            if self.has(stage.key):
-                with contextlib.suppress(OSError, ValueError):
-                    if json.loads((entry / "content.json").read_bytes()) == rows:
-                        return False
+            before = self._listing(stage.key) if self.has(stage.key) else None
+            if before == rows:
+                return False
             with self.leases.gate():
                 self._folder(entry.parent)
                 with contextlib.suppress(FileNotFoundError):
                     entry.rename(scratch / "before")
                 draft.rename(entry)
                 self._hold(entry)
-        return True
+        return before is not None
+
+    def _listing(self, key: str) -> list[dict[str, Json]] | None:
+        """What is in an entry, every byte of it hashed; None when any of it is damaged."""
+        entry = self._entry(key)
+        try:
+            rows: list[dict[str, Json]] = json.loads((entry / "content.json").read_bytes())
+            is_whole = self.record(key) is not None and list_tree(entry / "data") == rows
+        except (OSError, ValueError, ImageError):
+            return None
+        return rows if is_whole else None
 
     def leftovers(self, kind: str) -> Path:
         """The folder in which stages of `kind` leave work for each other."""
