@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.canonical import Json
 from sevkit.sandbox import Processes, SandboxRunner
+from sevkit.stage import Stage
 from sevkit.stages.kernel_objects import Objects
+from sevkit.stages.kernel_source import SourceTree
 
 SOURCES = ("Makefile", "kernel/fork.c", "drivers/virtio/virtio_ring.c", "tools/objtool/check.c")
 
@@ -85,6 +88,27 @@ def test_nothing_comes_to_a_tree_of_another_archive(trees: Trees) -> None:
     assert not other.take_up(trees.runner("other"))
     assert not (other.tree / "kernel/fork.o").exists()
     assert trees.tree("same").take_up(trees.runner("same"))
+
+
+def test_objects_fit_only_what_is_compiled_in_the_same_surroundings(tmp_path: Path) -> None:
+    """With the same source, compiler and sandbox; another series goes on from them."""
+    source = SourceTree(tmp_path, "6.12", (), ())
+    params: dict[str, Json] = {"member": "linux.tar.xz", "tools": {"gcc": "gcc 12"}, "series": "a"}
+    inputs = {"source": "blob:" + "1" * 64}
+
+    def slot(params: dict[str, Json], inputs: dict[str, str]) -> str:
+        return Objects.of(Stage("kernel", "kernel", 1, params, inputs), source, tmp_path).slot
+
+    confined = slot({**params}, inputs)
+    assert slot({**params, "series": "b"}, inputs) == confined
+    others = {
+        slot({**params, "sandbox": "none"}, inputs),
+        slot({**params, "tools": {"gcc": "gcc 13"}}, inputs),
+        slot({**params}, {**inputs, "toolchain": "stage:" + "2" * 64}),
+        slot({**params}, {**inputs, "toolchain": "stage:" + "3" * 64}),
+        slot({**params}, {"source": "blob:" + "4" * 64}),
+    }
+    assert len(others - {confined}) == 5
 
 
 def test_only_what_one_of_the_series_touches_is_newer_than_objects(trees: Trees) -> None:

@@ -4,8 +4,9 @@
 A kernel of another configuration, with another patch or another initramfs inside, and one whose
 compilation broke off, go on from there. What must be compiled again is kbuild's to say (fixdep's
 lists of files and symbols, saved command lines); here is only seen to it that kbuild can tell: the
-objects fit the archive that the source came from, files that patches change are newer than any
-object, and no object is kept that may be half written. Never changes what comes out.
+objects fit the archive that the source came from and what they were compiled in, files that patches
+change are newer than any object, and no object is kept that may be half written. Never changes what
+comes out.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO
 from sevkit.canonical import Json, canonical_json
 from sevkit.stage import Runner, Stage
 from sevkit.stages.kernel_source import SourceTree
+from sevkit.toolchain import GROUP
 from sevkit.within import file_within, place_within, within
 
 _FORMAT = 1
@@ -48,12 +50,14 @@ class Objects:
 
     @classmethod
     def of(cls, stage: Stage, source: SourceTree, place: Path) -> "Objects":
-        """Those that fit the source of `stage`, its series set aside, and its tools."""
+        """Those that fit the source of `stage`, its series set aside, its tools and its sandbox."""
         fits: dict[str, Json] = {
             "format": _FORMAT,
             "source": stage.inputs["source"],
             "member": stage.params["member"],
             "tools": stage.params.get("tools"),
+            "toolchain": stage.inputs.get(GROUP),
+            "sandbox": stage.params.get("sandbox"),
         }
         return cls(
             tree=source.path,
