@@ -5,7 +5,7 @@ A command sees /usr and a few files of /etc read-only (the host's, or those of a
 that takes its place), the inputs of its stage, and its own work folder, the only one that it can
 write to; no network, no home, no environment but a fixed one. bubblewrap does the shutting off
 (bwrap(1)); without it commands run in the same environment but unconfined, and only when the user
-asked for that.
+asked for that. Either way nothing that a command started outlives it, or sevkit.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sevkit.errors import INTERRUPTED, BuildError, HostError, SevkitError
+from sevkit.supervisor import supervised
 from sevkit.terminal import run_apart
 
 ENVIRONMENT: Mapping[str, str] = {
@@ -64,29 +65,31 @@ class Processes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: dict[subprocess.Popen[bytes], signal.Signals] = {}
         self._cancelled = False
 
     @contextlib.contextmanager
-    def running(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Keep `process` known while the block runs; kill what is left of it afterwards."""
+    def running(
+        self, process: subprocess.Popen[bytes], stopped_by: signal.Signals
+    ) -> Iterator[None]:
+        """Keep `process` known while the block runs; stop what is left of it afterwards."""
         with self._lock:
-            self._running.add(process)
+            self._running[process] = stopped_by
         try:
             self.check()
             yield
         finally:
-            _kill(process)
+            _stop(process, stopped_by)
             with self._lock:
-                self._running.discard(process)
+                del self._running[process]
 
     def cancel(self) -> None:
-        """Kill every command, with its children, and refuse new ones."""
+        """Stop every command, with its children, and refuse new ones."""
         with self._lock:
             self._cancelled = True
-            running = list(self._running)
-        for process in running:
-            _kill(process)
+            running = list(self._running.items())
+        for process, stopped_by in running:
+            _stop(process, stopped_by)
 
     def check(self) -> None:
         """Raise `CancelledError` once the build was cancelled."""
@@ -94,10 +97,10 @@ class Processes:
             raise CancelledError("interrupted")
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], stopped_by: signal.Signals) -> None:
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, stopped_by)
     process.wait()
 
 
@@ -200,7 +203,7 @@ class SandboxRunner:
         """Run `argv`; see `sevkit.stage.Runner`. Raises `BuildError` when it fails."""
         command = [os.fspath(word) for word in argv]
         environment = {**ENVIRONMENT, **(env or {})}
-        full = self._confine(command, cwd, reading) if self._confined else command
+        full = self._confine(command, cwd, reading) if self._confined else supervised(command)
         shown = " ".join(
             [f"cd {shlex.quote(str(cwd))} &&", *_assignments(env), shlex.join(command)]
         )
@@ -251,7 +254,8 @@ class SandboxRunner:
             )
         except OSError as error:
             raise HostError(f"{command[0]} can't be started: {error.strerror}") from error
-        with self._processes.running(process):
+        stopped_by = signal.SIGKILL if self._confined else signal.SIGTERM
+        with self._processes.running(process, stopped_by):
             assert process.stdout is not None
             with process.stdout as lines:
                 for line in lines:

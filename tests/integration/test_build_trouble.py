@@ -123,7 +123,7 @@ def test_two_builds_of_one_recipe_at_once_both_succeed(store: Path, tmp_path: Pa
     assert len(list((store / "entries").glob("*/*/content.json"))) == 1
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_build_leaves_nothing_half_made(
     sevkit: Sevkit, store: Path, tmp_path: Path, blow: signal.Signals
 ) -> None:

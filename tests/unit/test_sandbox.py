@@ -3,6 +3,7 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sevkit.errors import BuildError, HostError
+from sevkit.errors import BuildError
 from sevkit.sandbox import (
     CancelledError,
     Processes,
@@ -21,6 +22,7 @@ from sevkit.sandbox import (
     lines_that_matter,
 )
 
+BUILDER_ROOT = str(Path(__file__).resolve().parents[2] / "builder")
 MakeRunner = Callable[..., SandboxRunner]
 
 
@@ -133,12 +135,13 @@ def test_a_step_can_write_to_its_work_folder_only(make_runner: MakeRunner, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("confined", [True, False])
 def test_a_cancelled_step_dies_with_all_its_children(
-    make_runner: MakeRunner, tmp_path: Path
+    make_runner: MakeRunner, confined: bool
 ) -> None:
     marker = f"30{secrets.randbelow(10**6)}"
     processes = Processes()
-    runner = make_runner(processes=processes)
+    runner = make_runner(confined, processes)
     raised: list[BaseException] = []
 
     def step() -> None:
@@ -157,15 +160,52 @@ def test_a_cancelled_step_dies_with_all_its_children(
     _wait_for(lambda: not _running(marker))
 
 
-def test_nothing_that_a_step_left_behind_works_on_after_it(make_runner: MakeRunner) -> None:
+@pytest.mark.parametrize("confined", [True, False])
+@pytest.mark.parametrize("output", [">/dev/null 2>&1 </dev/null", ""])
+def test_nothing_that_a_step_left_behind_works_on_after_it(
+    make_runner: MakeRunner, confined: bool, output: str
+) -> None:
     """What lies in the work folder then stays as it is looked at (`sevkit.within`)."""
-    runner = make_runner()
-    late = "setsid sh -c 'sleep 0.3; touch late' >/dev/null 2>&1 </dev/null"
+    runner = make_runner(confined)
+    late = f"setsid sh -c 'until test -e go; do sleep 0.05; done; touch late' {output}"
     runner(["sh", "-c", f"{late} & sleep 0.1"], cwd=runner.work)
-    time.sleep(0.6)
+    (runner.work / "go").touch()
+    time.sleep(0.3)
     assert not (runner.work / "late").exists()
-    runner(["sh", "-c", f"{late} & sleep 0.6"], cwd=runner.work)
+    script = f"{late} & until test -e late; do sleep 0.05; done"
+    runner(["sh", "-c", script], cwd=runner.work)
     assert (runner.work / "late").exists()
+
+
+@pytest.mark.parametrize("confined", [True, False])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGHUP])
+def test_a_step_dies_with_sevkit_and_all_its_children_do(
+    tmp_path: Path, confined: bool, blow: signal.Signals
+) -> None:
+    marker = f"31{secrets.randbelow(10**6)}"
+    (tmp_path / "work").mkdir()
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {BUILDER_ROOT!r})
+from sevkit.sandbox import Processes, SandboxRunner
+run = SandboxRunner(
+    title="step", work=Path("work").absolute(), inputs={{}}, log=Path("log"), jobs=1,
+    confined={confined}, processes=Processes(), on_progress=lambda done, total, note: None,
+)
+run(["sh", "-c", "setsid sleep {marker} & sleep {marker} & sleep {marker}"], cwd=run.work)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    _wait_for(lambda: len(_running(marker)) == 3)
+    process.send_signal(blow)
+    assert process.wait() == -blow
+    _wait_for(lambda: not _running(marker))
+
+
+def test_a_step_that_kills_its_process_group_kills_no_other(make_runner: MakeRunner) -> None:
+    for confined in (True, False):
+        with pytest.raises(BuildError, match=r"SIGTERM|status 143"):
+            make_runner(confined)(["sh", "-c", "kill 0; sleep 60"], cwd=Path("/usr"))
 
 
 def _running(marker: str) -> list[int]:
@@ -246,12 +286,14 @@ def test_a_command_that_was_killed_is_told_by_its_signal(make_runner: MakeRunner
         runner(["sh", "-c", "kill -9 $$"], cwd=runner.work)
 
 
+@pytest.mark.parametrize("confined", [True, False])
 def test_a_command_that_does_not_exist_is_an_error_not_a_traceback(
-    make_runner: MakeRunner,
+    make_runner: MakeRunner, confined: bool
 ) -> None:
-    runner = make_runner(confined=False)
-    with pytest.raises(HostError, match="no-such-command"):
+    runner = make_runner(confined)
+    with pytest.raises(BuildError, match="no-such-command") as caught:
         runner(["no-such-command"], cwd=runner.work)
+    assert "No such file or directory" in caught.value.why
 
 
 def test_the_lines_that_matter_are_the_errors_not_the_noise_after_them() -> None:

@@ -46,6 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     host, 130 interrupted; `boot` and `run` give the status of what ran in the guest.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) has it
+        signal.signal(signal.SIGHUP, _as_interrupt)
     try:
         words = tuple(arguments)
         status = main.main(list(words), prog_name="sevkit", standalone_mode=False, obj=words)
