@@ -202,6 +202,38 @@ class TestWhatIsInUse:
         assert done.counts["entries"] == done.counts["blobs"] == 1
         assert list((root / "leases").iterdir()) == []
 
+    def test_what_no_room_was_left_to_note_is_not_taken_for_used(self, root: Path) -> None:
+        """A limit on the size of files cuts a write short, as a disk does that fills up."""
+        names = [make_entry(Store(root), f"e{number}").name for number in range(3)]
+        code = textwrap.dedent(f"""
+            import resource, sys
+            from pathlib import Path
+            from sevkit.store.store import Store
+            store = Store(Path({str(root)!r}))
+            first, second, third = {names!r}
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            line = len(f"entries/ab/{{first}}") + 1
+            for name, limit in ((first, line + 20), (second, line + 20), (third, hard)):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+                try:
+                    store.has(name)
+                except OSError as error:
+                    print(error.strerror)
+            print("ready", flush=True)
+            sys.stdin.read()
+        """)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout
+            assert process.stdout.readline() == "File too large\n"
+            assert process.stdout.readline() == "ready\n"
+            collect(Store(root), max_bytes=0)
+            left = {path.name for path in root.glob("entries/*/*")}
+            assert left == {names[0], names[2]}
+            process.communicate("")
+
     def test_with_something_in_use_a_younger_one_goes_in_its_place(self, root: Path) -> None:
         oldest = make_entry(Store(root), "oldest", size=1 << 20, days_ago=3)
         older = make_entry(Store(root), "older", size=1 << 20, days_ago=2)

@@ -120,13 +120,16 @@ class Leases:
         return name in self._held
 
     def hold(self, name: str) -> None:
-        """Add `name` to our lease. To be called within `gate`."""
+        """Add `name` to our lease. To be called within `gate`.
+
+        Raises `OSError` when it can't be written; the lease is as before then.
+        """
         with self._lock:
             if name in self._held:
                 return
             if self._mine is None:
                 self._mine = self._take()
-            os.write(self._mine, f"{name}\n".encode())
+            _append(self._mine, f"{name}\n".encode())
             self._held.add(name)
 
     def _take(self) -> int:
@@ -162,6 +165,17 @@ class Leases:
                         yield from path.read_text(encoding="utf-8").splitlines()
                 finally:
                     os.close(descriptor)
+
+
+def _append(descriptor: int, data: bytes) -> None:
+    """Write all of `data` at the end of a file, or raise `OSError` and leave the file as it was."""
+    size_bytes = os.fstat(descriptor).st_size
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        os.ftruncate(descriptor, size_bytes)
+        raise
 
 
 def _let_go(descriptor: int, path: Path, owner: int) -> None:
