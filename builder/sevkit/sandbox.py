@@ -33,6 +33,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "TZ": "UTC",
 }
 """What every command of every build step sees, whoever runs sevkit, and where."""
+_UMASK = 0o022
 
 _SHUT_OFF = (
     *("--unshare-all", "--unshare-user", "--die-with-parent", "--hostname", "sevkit"),
@@ -251,6 +252,7 @@ class SandboxRunner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=_UMASK,
             )
         except OSError as error:
             raise HostError(f"{command[0]} can't be started: {error.strerror}") from error
@@ -263,7 +265,9 @@ class SandboxRunner:
             return process.wait()
 
     def _confine(self, command: Sequence[str], cwd: Path, reading: Sequence[Path]) -> list[str]:
-        options = ["bwrap", *_SHUT_OFF, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+        options = ["bwrap", *_SHUT_OFF, "--proc", "/proc", "--dev", "/dev"]
+        for folder in ("/tmp", "/dev/shm"):  # sem_open(3) needs the second, and Python's pools it
+            options += ["--tmpfs", folder]
         root = self._root or Path("/")
         for folder in _HOST_FOLDERS:
             place = root / folder.lstrip("/")
@@ -276,6 +280,7 @@ class SandboxRunner:
         for readable in dict.fromkeys([*self._inputs.values(), *reading]):
             options += ["--ro-bind", str(readable), str(readable)]
         options += ["--bind", str(self._work), str(self._work)]
+        options += ["--remount-ro", "/dev", "--remount-ro", "/"]
         return [*options, "--chdir", str(cwd), "--", *command]
 
 

@@ -125,14 +125,34 @@ def test_a_step_is_alone_on_a_machine_without_network_home_or_neighbours(
 def test_a_step_can_write_to_its_work_folder_only(make_runner: MakeRunner, tmp_path: Path) -> None:
     runner = make_runner()
     places = ["/usr", "/bin/sh", "/etc/ld.so.conf.d", "/proc/sys/kernel", str(tmp_path / "input")]
-    for place in places:
+    for place in [*places, "/", "/etc", "/dev", "/dev/pts"]:
         script = f"test -d {place} && touch {place}/new || echo >> {place}"
         with pytest.raises(BuildError):
             runner(["sh", "-c", script], cwd=runner.work)
+    for made in ("/etc/passwd", "/var/x", "/nonexistent/x", "/run/x", "/home/x"):
+        with pytest.raises(BuildError):
+            runner(["sh", "-c", f"mkdir -p $(dirname {made}); touch {made}"], cwd=runner.work)
     runner(["touch", "made"], cwd=runner.work)
     assert (tmp_path / "work" / "made").exists()
     runner(["sh", "-c", f"mkdir -p {tmp_path}/out; touch {tmp_path}/out/made"], cwd=runner.work)
     assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_processes_share_works_and_ends_with_the_step(make_runner: MakeRunner) -> None:
+    """Python's process pools lock with POSIX semaphores, which are files of /dev/shm."""
+    runner = make_runner()
+    script = "import multiprocessing; multiprocessing.Lock(); open('/dev/shm/left', 'w')"
+    runner(["python3", "-c", script], cwd=runner.work)
+    assert output_of(runner, "ls -A /dev/shm") == []
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_the_user_s_umask_reaches_no_step(make_runner: MakeRunner, confined: bool) -> None:
+    before = os.umask(0o077)
+    try:
+        assert output_of(make_runner(confined), "umask") == ["0022"]
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize("confined", [True, False])
