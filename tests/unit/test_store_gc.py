@@ -94,11 +94,15 @@ class TestWhatGoes:
     def test_a_dry_run_says_the_same_and_removes_nothing(self, root: Path) -> None:
         entry = make_entry(Store(root), "old", days_ago=40)
         (root / "locks" / "x").touch()
+        (root / "tmp" / "dead").mkdir()
+        (root / "tmp" / "dead.lock").touch()
         said = collect(Store(root), older_than_seconds=DAY, dry_run=True)
         assert entry.exists()
         assert (root / "locks" / "x").exists()
+        assert (root / "tmp" / "dead").exists()
         done = collect(Store(root), older_than_seconds=DAY)
         assert (done.counts, done.freed_bytes) == (said.counts, said.freed_bytes)
+        assert done.counts["unfinished builds"] == 1
         assert not entry.exists()
 
     def test_notes_of_what_is_gone_go_and_others_stay(self, root: Path) -> None:

@@ -66,7 +66,7 @@ def collect(
     What killed builds left and records that point nowhere go in any case.
     """
     collector = _Collector(store, dry_run=dry_run)
-    removed, unremovable = (0, []) if dry_run else store.sweep()
+    removed, unremovable = (store.unfinished(), []) if dry_run else store.sweep()
     collector.count("unfinished builds", removed)
     left_bytes = collector.remove_items(older_than_seconds, max_bytes)
     collector.remove_partial()

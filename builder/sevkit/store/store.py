@@ -479,19 +479,27 @@ class Store:
         with self.leases.alone():
             pass  # which removes the leases of killed processes
         count, left = 0, []
+        for folder in self._abandoned():
+            count += folder.exists()
+            if remove(folder):
+                folder.with_suffix(".lock").unlink(missing_ok=True)
+            else:
+                left.append(folder)
+        return count - len(left), left
+
+    def unfinished(self) -> int:
+        """How many folders of killed processes are in tmp/, for `sweep` to remove."""
+        return sum(folder.exists() for folder in self._abandoned())
+
+    def _abandoned(self) -> Iterator[Path]:
+        """Each folder of tmp/ whose process is gone, locked until the next one is asked for."""
         for lock_path in (self.root / "tmp").glob("*.lock"):
             lock = open_lock(lock_path, self._lock_mode)
             try:
                 if try_lock(lock):
-                    folder = lock_path.with_suffix("")
-                    count += folder.exists()
-                    if remove(folder):
-                        lock_path.unlink(missing_ok=True)
-                    else:
-                        left.append(folder)
+                    yield lock_path.with_suffix("")
             finally:
                 os.close(lock)
-        return count - len(left), left
 
     @contextlib.contextmanager
     def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
