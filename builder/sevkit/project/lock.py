@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.canonical import canonical_json, sha256_of
+from sevkit.disk import fsync
 from sevkit.errors import RecipeError
 from sevkit.recipe.model import FileSource
 from sevkit.sources.pins import Pin, Request, described, without_credentials
@@ -141,6 +142,7 @@ class Lock:
             draft = place.with_name(f".{name}.{secrets.token_hex(4)}")
             try:
                 draft.write_bytes(data)
+                fsync(draft)
                 draft.replace(place)
             finally:
                 draft.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ sources/, and hashes each before it is used. Equal inputs make equal folders.
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sevkit.project.lock import Lock
 from sevkit.recipe.file import files_of
 from sevkit.recipe.library import Library, built_in_root
 from sevkit.recipe.model import Recipe
+from sevkit.sources.pins import Pin
 from sevkit.stage import Plan
 from sevkit.store.store import NOT_SOURCES, Store
 
@@ -81,7 +83,7 @@ def without_vendored(plan: Plan, work: Work, folder: Path, store: Store) -> Work
         file = task.pin.reference.replace(":", "-") if task.pin else ""
         if task.pin is None or file not in sums:
             continue
-        _take(folder / SOURCES / file, sums[file], task.pin.reference, store)
+        _take(folder / SOURCES / file, sums[file], task.pin, store)
         taken.add(name)
     left: dict[str, Task] = {
         name: replace(task, after=task.after - taken)
@@ -91,17 +93,22 @@ def without_vendored(plan: Plan, work: Work, folder: Path, store: Store) -> Work
     return Work(left, work.cached)
 
 
-def _take(path: Path, digest: str, reference: str, store: Store) -> None:
+def _take(path: Path, digest: str, pin: Pin, store: Store) -> None:
     with store.scratch() as scratch:
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise _damaged(path, "it is no regular file")
+            if pin.size not in (None, status.st_size):
+                raise _damaged(path, f"it has {status.st_size} bytes, not {pin.size}")
             shutil.copyfile(path, scratch / "file")
         except OSError as error:
             raise _damaged(path, str(error.strerror)) from error
         found = sha256_of(scratch / "file")
-        kind, _, named = reference.partition(":")
+        kind, _, named = pin.reference.partition(":")
         if found != digest or (kind == "blob" and found != named):
             raise _damaged(path, f"its SHA-256 is {found}, not {digest}")
-        store.add_blob(scratch / "file", reference)
+        store.add_blob(scratch / "file", pin.reference)
 
 
 def _sums(path: Path) -> dict[str, str]:
