@@ -6,7 +6,7 @@ sandbox, an image that is published) goes through the real engine, store and out
 
     python tests/crash_lab.py --kills 200 --full-disks 50
 
-tests/integration/test_crashes.py runs a part of it. A trial never repairs anything itself.
+tests/integration/test_crashes.py does as much. A trial never repairs anything itself.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def damage(place: Path) -> Iterator[str]:
     for blob in store.glob("blobs/*/*"):
         if sha256_of(blob) != blob.name:
             yield f"{blob}: other bytes"
-    for name in (place / "output").glob("made-up/[!.]*"):
+    for name in (place / "output").glob("[!.]*/[!.]*"):
         if name.is_symlink() and not name.exists():
             yield f"{name}: points nowhere"
         elif differences := verify(name):
