@@ -24,6 +24,7 @@ from sevkit.sources import url as module
 CONTENT = random.Random(1).randbytes(300_000)
 WRONG = random.Random(2).randbytes(300_000)
 PACKED = gzip.compress(bytes(8 << 20))
+BOMB = gzip.compress(bytes(256 << 20), compresslevel=1)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -147,6 +148,16 @@ class Handler(BaseHTTPRequestHandler):
     def answer_moved(self) -> None:
         self.send(302, Location="/good/file")
 
+    def answer_movedbomb(self) -> None:
+        self.send(302, BOMB, Location="/good/file", Content_Encoding="gzip")
+
+    def answer_movedendless(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/good/file")
+        self.end_headers()
+        while not self.server.hold.is_set():
+            self.wfile.write(bytes(1 << 16))
+
     def answer_tofile(self) -> None:
         self.send(302, Location="file:///etc/hostname")
 
@@ -259,6 +270,19 @@ def test_a_file_arrives_in_spite_of_the_server(
 ) -> None:
     assert get(behaviour) == CONTENT
     assert sum(path.startswith(f"/{behaviour}/") for path, _ in server.requests) == tries
+
+
+@pytest.mark.parametrize("behaviour", ["movedbomb", "movedendless"])
+def test_what_comes_with_a_redirection_is_not_read(behaviour: str, get: Get) -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        assert get(behaviour) == CONTENT
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
 
 
 def test_a_broken_transfer_goes_on_where_it_broke_off(get: Get, server: Server) -> None:

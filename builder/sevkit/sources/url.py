@@ -143,10 +143,12 @@ def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
     """The server's answer, and whether it goes on after the `have` bytes that are here."""
     import requests
 
+    from sevkit.sources.session import Session
+
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with requests.Session() as session:
+    with Session() as session:
         try:
             response = _follow(session, url, headers)
             if have and not _goes_on(response, have):
