@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The readers that are fuzzed, each with what its mutations start from."""
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
+import socket
 import tarfile
+import threading
 import tomllib
 import zipfile
 from collections.abc import Callable, Sequence
@@ -41,6 +45,7 @@ from sevkit.rootfs.copyright import read_copyright, spdx
 from sevkit.rootfs.cpio import Directory, Entry, File, Node, Symlink, read, write
 from sevkit.rootfs.elf import Elf
 from sevkit.rootfs.loader import FolderTree, closure
+from sevkit.sources import url
 from sevkit.sources.pins import Pin, PinMemory
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -552,6 +557,52 @@ _LOCK = (
 )
 
 
+class _Answers:
+    """A server on the loopback interface that every address leads to, for it is the proxy too."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        os.environ.update(http_proxy=proxy, https_proxy=proxy, no_proxy="", NETRC="/nonexistent")
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(self.answer)
+
+
+_SERVERS: dict[Path, _Answers] = {}
+
+
+def _with_answers(folder: Path) -> None:
+    _SERVERS[folder] = _Answers()
+
+
+def _http_answer(data: bytes, folder: Path) -> None:
+    """What there is of the file already, 5 bytes or nothing, goes by the length of the input."""
+    destination = _kept(b"begun"[: 5 * (len(data) % 2)], folder)
+    _SERVERS[folder].answer = data
+    url._transfer("http://host.invalid/file", destination, lambda *_: None, 1 << 20)
+
+
+_HTTP_ANSWERS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ncontent",
+    b"HTTP/1.1 206 OK\r\nContent-Range: bytes 5-6/7\r\nContent-Length: 2\r\n\r\nxx",
+    b"HTTP/1.1 302 Found\r\nLocation: http://host.invalid/\xc3\xa9\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\n10;x=y\r\n0123456789abcdef\r\n0\r\nTrailer: x\r\n\r\n",
+)
+_HTTP_WORDS = (
+    *(b"\r\n", b"\r\n ", b": ", b"-1", b"1e9", b"9" * 30, b"\xff\xfe", b"http://[::1", b"h" * 300),
+    *(b"https://x/", b"file:///etc/hostname", b"//x:99999/", b"Content-Encoding: gzip\r\n"),
+    *(b"Connection: keep-alive\r\n", b"Refresh: 0\r\n", b"Set-Cookie: a=b; expires=x\r\n"),
+)
+
+
 def _manifest(data: bytes, folder: Path) -> None:
     read_manifest(_kept(data, folder))
 
@@ -628,6 +679,14 @@ def _targets() -> list[Target]:
             "copyright", _copyright, [_COPYRIGHT], [b"(", b")", b" and ", b" or ", b",", b"\n\n"]
         ),
         Target("pins", _pins, [_pins_seed()], is_json=True),
+        Target(
+            "http-answer",
+            _http_answer,
+            _HTTP_ANSWERS,
+            _HTTP_WORDS,
+            prepare=_with_answers,
+            refusals=(SevkitError, url._TransferError, url._RefusedError),
+        ),
         Target("snp-report", lambda data, _: parse_report(data), [report, report.hex().encode()]),
         Target("lock", _lock_run, [_LOCK], is_json=True),
     ]

@@ -195,6 +195,30 @@ class Handler(BaseHTTPRequestHandler):
     def answer_elsewhere(self) -> None:
         self.send(302, Location=f"http://localhost:{self.server.server_port}/good/file")
 
+    def send_raw(self, head: bytes) -> None:
+        self.wfile.write(b"HTTP/1.1 " + head + b"\r\nConnection: close\r\n\r\n")
+
+    def answer_nobracket(self) -> None:
+        self.send_raw(b"302 Found\r\nLocation: http://[::1")
+
+    def answer_nounicode(self) -> None:
+        self.send_raw(b"302 Found\r\nLocation: http://127.0.0.1/\xff\xfe")
+
+    def answer_movedunicode(self) -> None:
+        self.send_raw("302 Found\r\nLocation: /good/é".encode())
+
+    def answer_longhost(self) -> None:
+        self.send_raw(b"302 Found\r\nLocation: http://" + b"h" * 300 + b"/")
+
+    def answer_foldedplace(self) -> None:
+        self.send_raw(b"302 Found\r\nLocation: ftp://a\r\n b\r\n\x1b[2J c")
+
+    def answer_manydigits(self) -> None:
+        self.send_raw(b"200 OK\r\nContent-Length: " + b"9" * 5000)
+
+    def answer_longreason(self) -> None:
+        self.send_raw(b"404 " + b"no\x0b" * 10000)
+
     def answer_garbage(self) -> None:
         self.wfile.write(b"this is no http\r\n\r\n")
 
@@ -272,6 +296,11 @@ def test_a_file_arrives_in_spite_of_the_server(
     assert sum(path.startswith(f"/{behaviour}/") for path, _ in server.requests) == tries
 
 
+def test_a_redirection_may_be_written_in_utf_8(get: Get, server: Server) -> None:
+    assert get("movedunicode") == CONTENT
+    assert server.requests[-1][0] == "/good/%C3%A9"
+
+
 @pytest.mark.parametrize("behaviour", ["movedbomb", "movedendless"])
 def test_what_comes_with_a_redirection_is_not_read(behaviour: str, get: Get) -> None:
     import tracemalloc
@@ -305,6 +334,12 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(get: Get, server: Server) 
         ("loop", "redirects more than 5 times"),
         ("unasked", "a part of the file that nobody asked for"),
         ("garbage", ""),
+        ("nobracket", "an answer that makes no sense"),
+        ("nounicode", "an answer that makes no sense"),
+        ("longhost", "an answer that makes no sense"),
+        ("foldedplace", "redirects to ftp://a b"),
+        ("manydigits", "says its length in 5000 digits"),
+        ("longreason", "answers 404 no no no"),
         ("drips", "sends less than 1024 bytes a second"),
         ("resets", "reset"),
         ("headers", ""),
@@ -320,6 +355,7 @@ def test_a_server_that_can_not_be_used_is_named_with_the_reason_and_the_next_one
     assert f"{server.url(behaviour)}: " in caught.value.why
     assert why in caught.value.why
     assert len(caught.value.why.splitlines()) == 1
+    assert len(caught.value.why) < 400
     assert "Traceback" not in str(caught.value)
     assert get(behaviour, "good") == CONTENT
 

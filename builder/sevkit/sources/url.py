@@ -29,6 +29,8 @@ _TRANSFERS = 100
 _GOOD_PIECE = 1 << 20
 _REDIRECTS = 5
 _BLOCK = 1 << 16
+_LENGTH_DIGITS = 20
+_TROUBLE_CHARACTERS = 300
 
 
 class _TransferError(Exception):
@@ -51,10 +53,10 @@ def fetch_url(
         return
     troubles = []
     for url in pin.origin["url"].split("\n"):
-        trouble = _from_mirror(url, wanted, destination, progress, limit_bytes)
+        trouble = " ".join(_from_mirror(url, wanted, destination, progress, limit_bytes).split())
         if not trouble:
             return
-        troubles.append(f"{url}: {trouble}")
+        troubles.append(f"{url}: {trouble[:_TROUBLE_CHARACTERS]}")
     raise SourceError(
         f"{pin.name} could not be fetched",
         why="\n".join(troubles),
@@ -142,6 +144,7 @@ def _size_of(path: Path) -> int:
 def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
     """The server's answer, and whether it goes on after the `have` bytes that are here."""
     import requests
+    import urllib3
 
     from sevkit.sources.session import Session
 
@@ -157,6 +160,8 @@ def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
                 response = _follow(session, url, headers)
         except requests.RequestException as error:
             raise _TransferError(_in_words(error)) from error
+        except (ValueError, urllib3.exceptions.HTTPError) as error:
+            raise _RefusedError(f"gives an answer that makes no sense: {error}") from error
         with response:
             status = response.status_code
             if status in (429, 500, 502, 503, 504):
@@ -188,8 +193,9 @@ def _follow(session: Any, url: str, headers: dict[str, str]) -> "requests.Respon
             return response
         from urllib.parse import urljoin
 
-        target = urljoin(url, response.headers["Location"])
         response.close()
+        location = response.headers["Location"].encode("latin-1").decode("utf-8")
+        target = urljoin(url, location)
         if not target.startswith(("https://", "http://")):
             raise _RefusedError(f"redirects to {target}, which is not http")
         if url.startswith("https://") and not target.startswith("https://"):
@@ -211,12 +217,16 @@ def _blocks(response: "requests.Response") -> Iterator[bytes]:
 
 def _total(response: "requests.Response", done: int) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return done + int(length) if length.isascii() and length.isdigit() else None
+    if not (length.isascii() and length.isdigit()):
+        return None
+    if len(length) > _LENGTH_DIGITS:
+        raise _RefusedError(f"says its length in {len(length)} digits")
+    return done + int(length)
 
 
 def _in_words(error: Exception) -> str:
-    """The innermost cause in one line."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The innermost cause, where it is a known one."""
+    text = str(error) or type(error).__name__
     for known, words in (
         ("NameResolution", "the host's name can't be resolved"),
         ("timed out", "does not answer in time"),
@@ -228,4 +238,4 @@ def _in_words(error: Exception) -> str:
     ):
         if known in text:
             return words
-    return text[:200]
+    return text
