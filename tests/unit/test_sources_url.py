@@ -179,6 +179,43 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_range(CONTENT)
 
+    def answer_patient(self) -> None:
+        """Takes twice the time in which nothing at all would be too little."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        for start in range(0, len(CONTENT), 15_000):
+            self.wfile.write(CONTENT[start : start + 15_000])
+            self.server.hold.wait(0.05)
+
+    def drip(self, *pieces: bytes, seconds: float = 0.02) -> None:
+        """Send the pieces, and the last one again and again."""
+        for piece in pieces:
+            self.wfile.write(piece)
+        while not self.server.hold.wait(seconds):
+            self.wfile.write(pieces[-1])
+
+    def answer_dripstatus(self) -> None:
+        self.drip(b"HTTP/1.1 200 O", b"K")
+
+    def answer_dripheader(self) -> None:
+        self.drip(b"HTTP/1.1 200 OK\r\nX: ", b"x")
+
+    def answer_continues(self) -> None:
+        self.drip(b"HTTP/1.1 100 Continue\r\n\r\n", seconds=0.001)
+
+    def answer_trailers(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n0\r\n"
+        self.drip(head, b"X: x\r\n" * 100, seconds=0.001)
+
+    def answer_dripsredirects(self) -> None:
+        self.server.hold.wait(0.2)
+        self.send(302, Location=self.path + "x")
+
+    def answer_dripsuntold(self) -> None:
+        """A file of unknown length, which a cut connection would end."""
+        self.drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
+
     def answer_resets(self) -> None:
         linger = struct.pack("ii", 1, 0)  # socket(7): close sends RST
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -240,7 +277,7 @@ class Server(ThreadingHTTPServer):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "_READ_SECONDS", 0.5)
-    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 5)
     monkeypatch.setenv("NETRC", "/nonexistent")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -284,7 +321,6 @@ def pin_of(urls: list[str], content: bytes = CONTENT) -> Pin:
         ("norange", 2),
         ("otherrange", 3),
         ("stallsonce", 2),
-        ("dripsonce", 2),
         ("busy", 3),
         ("moved", 1),
     ],
@@ -340,7 +376,6 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(get: Get, server: Server) 
         ("foldedplace", "redirects to ftp://a b"),
         ("manydigits", "says its length in 5000 digits"),
         ("longreason", "answers 404 no no no"),
-        ("drips", "sends less than 1024 bytes a second"),
         ("resets", "reset"),
         ("headers", ""),
         ("manyheaders", ""),
@@ -358,6 +393,47 @@ def test_a_server_that_can_not_be_used_is_named_with_the_reason_and_the_next_one
     assert len(caught.value.why) < 400
     assert "Traceback" not in str(caught.value)
     assert get(behaviour, "good") == CONTENT
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    ["drips", "dripstatus", "dripheader", "continues", "trailers", "dripsuntold", "dripsredirects"],
+)
+def test_a_server_that_keeps_busy_without_sending_the_file_is_left(
+    behaviour: str, get: Get, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
+    with pytest.raises(SourceError) as caught:
+        get(behaviour)
+    assert "sends less than 1024 bytes a second (2 tries)" in caught.value.why
+    assert get(behaviour, "good") == CONTENT
+    assert get("dripsonce") == CONTENT
+
+
+def test_a_slow_server_that_keeps_sending_is_waited_for(
+    get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.5)
+    assert get("patient") == CONTENT
+
+
+def test_a_proxy_and_tls_are_watched_too(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(Handler, "answer_proxied", Handler.answer_dripheader)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for url in ("http://mirror.invalid/some/file", f"https://127.0.0.1:{port}/"):
+            monkeypatch.setattr(module, "_READ_SECONDS", 30)
+            monkeypatch.setattr(module, "_CONNECT_SECONDS", 30)
+            with pytest.raises(SourceError) as caught:
+                module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
+            assert "sends less than 1024 bytes a second" in caught.value.why
 
 
 def test_all_mirrors_are_named_when_none_has_the_file(get: Get, server: Server) -> None:

@@ -18,6 +18,8 @@ from sevkit.sources.pins import Pin, Progress
 if TYPE_CHECKING:
     import requests
 
+    from sevkit.sources.session import Watchdog
+
 ATTEMPTS = 4
 LIMIT_BYTES = 8 << 30
 _CONNECT_SECONDS = 10
@@ -111,20 +113,34 @@ def _transferred(url: str, destination: Path, progress: Progress, limit_bytes: i
 
 
 def _transfer(url: str, destination: Path, progress: Progress, limit_bytes: int) -> None:
+    from sevkit.sources.session import Watchdog
+
+    slow = _TransferError(f"sends less than {_SLOW_BYTES_A_SECOND} bytes a second")
+    with Watchdog(_SLOW_SECONDS, _SLOW_SECONDS * _SLOW_BYTES_A_SECOND) as watchdog:
+        try:
+            _receive(url, destination, progress, limit_bytes, watchdog)
+        except (_TransferError, _RefusedError) as error:
+            if watchdog.has_cut:
+                raise slow from error
+            raise
+    if watchdog.has_cut:  # which may look like the end of the file
+        raise slow
+
+
+def _receive(
+    url: str, destination: Path, progress: Progress, limit_bytes: int, watchdog: "Watchdog"
+) -> None:
     have = _size_of(destination)
-    with _answer(url, have) as (response, resumed):
+    with _answer(url, have, watchdog) as (response, resumed):
         done = have if resumed else 0
         total = _total(response, done)
         if total is not None and total > limit_bytes:
             raise _RefusedError(f"says it is {total} bytes, more than the {limit_bytes} allowed")
         with destination.open("ab" if resumed else "wb") as file:
             progress(done, total, "")
-            started, before = time.monotonic(), done
             for block in _blocks(response):
                 done += len(block)
-                seconds = time.monotonic() - started
-                if seconds > _SLOW_SECONDS and done - before < seconds * _SLOW_BYTES_A_SECOND:
-                    raise _TransferError(f"sends less than {_SLOW_BYTES_A_SECOND} bytes a second")
+                watchdog.came(len(block))
                 if done > limit_bytes:
                     raise _RefusedError(f"sends more than the {limit_bytes} bytes allowed")
                 file.write(block)
@@ -141,7 +157,9 @@ def _size_of(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
+def _answer(
+    url: str, have: int, watchdog: "Watchdog"
+) -> Iterator[tuple["requests.Response", bool]]:
     """The server's answer, and whether it goes on after the `have` bytes that are here."""
     import requests
     import urllib3
@@ -151,7 +169,7 @@ def _answer(url: str, have: int) -> Iterator[tuple["requests.Response", bool]]:
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with Session() as session:
+    with Session(watchdog.guard) as session:
         try:
             response = _follow(session, url, headers)
             if have and not _goes_on(response, have):
