@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commits taken from real git repositories on this machine."""
 
+import contextlib
 import os
+import resource
+import socket
 import subprocess
 import tarfile
-from collections.abc import Callable
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sevkit.errors import SourceError
 from sevkit.recipe.model import GitSource
-from sevkit.sources import Apt, fetch, resolve
+from sevkit.sources import Apt, commands, fetch, resolve
+from sevkit.sources import git as module
 
 Git = Callable[..., str]
+Talk = Callable[[socket.socket], None]
 
 
 @pytest.fixture
@@ -179,3 +187,145 @@ def test_an_interrupted_fetch_leaves_nothing(git: Git, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fetch(pin, tmp_path / "results" / "out.tar", stop, Apt(tmp_path / "apt"))
     assert list((tmp_path / "results").iterdir()) == []
+
+
+COMMIT = "1" * 40
+ABLE = "side-band-64k shallow allow-tip-sha1-in-want allow-reachable-sha1-in-want"
+HELLO = f"{COMMIT} HEAD\0{ABLE}\n".encode()
+
+
+def packet(content: bytes) -> bytes:
+    """As gitprotocol-common(5) has it."""
+    return b"%04x%s" % (len(content) + 4, content)
+
+
+def says_nothing(client: socket.socket) -> None:
+    """Waits until the other side has hung up."""
+    while client.recv(1 << 16):
+        pass
+
+
+def names_references(client: socket.socket) -> None:
+    client.sendall(packet(HELLO))
+    while True:
+        name = os.urandom(99).hex()
+        client.sendall(packet(f"{COMMIT} refs/heads/{name}\n".encode()) * 99)
+
+
+def _up_to_the_pack(client: socket.socket) -> None:
+    client.sendall(packet(HELLO) + b"0000")
+    client.recv(1 << 16)
+    client.sendall(packet(f"shallow {COMMIT}".encode()) + b"0000")
+    client.recv(1 << 16)
+    client.sendall(packet(b"NAK\n"))
+
+
+def talks(client: socket.socket) -> None:
+    _up_to_the_pack(client)
+    while True:
+        client.sendall(packet(b"\2" + b"x" * 60_000 + b"\n"))
+
+
+def is_still_there(client: socket.socket) -> None:
+    _up_to_the_pack(client)
+    while True:
+        client.sendall(packet(b"\1") * 100)
+
+
+def drips(client: socket.socket, seconds: float = 0.05) -> None:
+    """A pack of one object of 2^41 bytes."""
+    _up_to_the_pack(client)
+    client.sendall(packet(b"\1PACK\0\0\0\2\0\0\0\1\xb0" + b"\x80" * 4 + b"\x10"))
+    content = zlib.compressobj(0)
+    size = 60_000 if not seconds else 1
+    while True:
+        piece = content.compress(os.urandom(size)) + content.flush(zlib.Z_SYNC_FLUSH)
+        client.sendall(packet(b"\1" + piece))
+        time.sleep(seconds)
+
+
+def never_ends(client: socket.socket) -> None:
+    drips(client, 0)
+
+
+@contextlib.contextmanager
+def serving(talk: Talk) -> Iterator[str]:
+    """The address of a git server that treats everybody so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client, contextlib.suppress(OSError):
+                        client.recv(1 << 16)
+                        talk(client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"git://127.0.0.1:{listener.getsockname()[1]}/tree"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("talk", "why"),
+    [
+        (says_nothing, "sends less than 1024 bytes a second"),
+        (is_still_there, "sends less than 1024 bytes a second"),
+        (drips, "sends less than 1024 bytes a second"),
+        (never_ends, "has more than the 4194304 bytes allowed"),
+        (talks, "git says more than"),
+        (names_references, "git fetch failed"),
+    ],
+)
+def test_a_server_that_never_comes_to_an_end_is_left(
+    talk: Talk,
+    why: str,
+    git: Git,
+    take: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as impatient, serving(talk) as url:
+        if "a second" in why:
+            impatient.setattr(module, "_SLOW_SECONDS", 1)
+        impatient.setattr(module, "LIMIT_BYTES", 4 << 20)
+        impatient.setattr(commands, "_DATA_BYTES", 64 << 20)
+        with pytest.raises(SourceError) as caught:
+            take(COMMIT, url)
+    assert why in str(caught.value)
+    assert list((tmp_path / "results").iterdir()) == []
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] != 64 << 20
+    assert take(git("rev-parse", "HEAD"))
+
+
+def test_a_commit_whose_tree_is_too_large_is_refused(
+    git: Git, take: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Little to send, for trees may be named more than once."""
+    small = git("rev-parse", "HEAD")
+    blob = git("rev-parse", "HEAD:file")
+    tree = _tree(tmp_path, *(f"100644 blob {blob}\t{name}" for name in "0123456789"))
+    for _ in range(3):
+        tree = _tree(tmp_path, *(f"040000 tree {tree}\t{name}" for name in "0123456789"))
+    bomb = git("commit-tree", "-m", "bomb", tree)
+    git("branch", "bomb", bomb)
+    monkeypatch.setattr(module, "LIMIT_BYTES", 1 << 20)
+    with pytest.raises(SourceError, match="has more than the 1048576 bytes allowed"):
+        take(bomb)
+    assert take(small)
+
+
+def _tree(folder: Path, *rows: str) -> str:
+    done = subprocess.run(
+        ["git", "mktree"],
+        cwd=folder / "repository",
+        input="\n".join(rows) + "\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()

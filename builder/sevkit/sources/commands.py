@@ -4,15 +4,21 @@
 Build steps are another matter: they run in the sandbox and have no network.
 """
 
+import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sevkit.errors import SourceError
+
 _LOOK_SECONDS = 0.2
+_SAID_BYTES = 16 << 20
+_DATA_BYTES = 4 << 30
 
 
 def run_watched(
@@ -24,8 +30,10 @@ def run_watched(
     """Run a command to its end; its status, and what it said on standard error.
 
     `watch` is called several times a second. When it raises, or the thread is interrupted, the
-    command is killed with its children. Raises `FileNotFoundError` when there is no such command,
-    and `OSError` (ENOSPC) when it failed because the disk is full.
+    command is killed with its children. A server that has it talk without end, or keep what fits
+    no memory, gets it ended too. Raises `FileNotFoundError` when there is no such command,
+    `SourceError` when it says more than 16 MiB, and `OSError` (ENOSPC) when it failed because the
+    disk is full.
     """
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
@@ -37,9 +45,13 @@ def run_watched(
             cwd=cwd,
             start_new_session=True,
         )
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (_DATA_BYTES, _DATA_BYTES))
         try:
             while True:
                 watch()
+                if os.fstat(said.fileno()).st_size > _SAID_BYTES:
+                    raise SourceError(f"{Path(argv[0]).name} says more than {_SAID_BYTES} bytes")
                 try:
                     status = process.wait(_LOOK_SECONDS)
                     break
