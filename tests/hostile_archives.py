@@ -152,9 +152,27 @@ def bombs(gibibytes: int) -> Iterator[tuple[str, bytes]]:
     yield "bomb-tail", gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + end) + piece * 64
 
 
-def deb(data: bytes, control: bytes = b"Package: p\nVersion: 1\nArchitecture: all\n") -> bytes:
-    """A package around the archive `data`."""
-    about = _tar(_entry("./control", content=control))
+CONTROL = b"Package: p\nVersion: 1\nArchitecture: all\n"
+
+
+def behind(size: int, name: str, content: bytes = CONTROL) -> bytes:
+    """The file `name` in a compressed archive, behind one of `size` bytes, a multiple of 1 MiB."""
+    info, _ = _entry("junk", content=b"")
+    info.size = size
+    piece = bz2.compress(bytes(1 << 20))
+    start = bz2.compress(info.tobuf(tarfile.GNU_FORMAT))
+    return start + piece * (size >> 20) + bz2.compress(_tar(_entry(name, content=content)))
+
+
+def folders(entries: int, each: int) -> bytes:
+    """Empty files, each of them below so many folders of its own."""
+    names = ("/".join([str(number), *["d"] * (each - 1), "f"]) for number in range(entries))
+    return gzip.compress(_tar(*(_entry(name, content=b"") for name in names)))
+
+
+def deb(data: bytes, about: bytes = b"") -> bytes:
+    """A package around the archive `data`; `about` is its control archive."""
+    about = about or _tar(_entry("./control", content=CONTROL))
     made = b"!<arch>\n"
     for name, content in (("debian-binary", b"2.0\n"), ("control.tar", about), ("data.tar", data)):
         made += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostile_archives import OUTSIDE, bombs, deb, good_tar, others, tars
+from hostile_archives import OUTSIDE, behind, bombs, deb, folders, good_tar, others, tars
 
 from sevkit.archive import extract_member, unpack, unpack_deb
 from sevkit.errors import SevkitError, SourceError
@@ -120,3 +120,46 @@ def test_a_bomb_taken_out_of_an_archive_leaves_nothing(place: Path) -> None:
     with pytest.raises(SourceError, match="'huge' is too large"):
         extract_member(place / "archive", "huge", place / "member")
     assert not (place / "member").exists()
+
+
+@pytest.mark.parametrize("how", ["control", "member", "unwanted", "docker"])
+def test_what_is_skipped_is_not_decompressed_without_end(how: str, place: Path) -> None:
+    def read(size: int) -> None:
+        path = place / "archive"
+        if how == "control":
+            path.write_bytes(deb(good_tar(), behind(size, "./control")))
+            unpack_deb(path, place / "out")
+            return
+        path.write_bytes(behind(size, "wanted"))
+        limits = {"limit_bytes": 64 << 20, "limit_entries": 1000}
+        if how == "member":
+            extract_member(path, "wanted", place / "member", **limits)
+        elif how == "docker":
+            find_image("docker-archive", str(path), place / "out", limit_bytes=64 << 20)
+        else:
+            unpack(path, place / "out", wanted=lambda name: name == "wanted", **limits)
+
+    with pytest.raises(SourceError) as caught:
+        read(100 << 30)
+    assert ("too large" if how == "docker" else "unpacks to more than") in str(caught.value)
+    assert not (place / "member").exists()
+    if how != "docker":
+        read(1 << 20)
+
+
+def test_folders_count_as_entries_do(place: Path) -> None:
+    archive = place / "archive"
+    archive.write_bytes(folders(1000, 150))
+    with pytest.raises(SourceError, match="one more than the 2000 allowed, with folders"):
+        unpack(archive, place / "out", limit_entries=2000)
+    assert sum(1 for _ in (place / "out").rglob("*")) < 2200
+    archive.write_bytes(folders(10, 150))
+    unpack(archive, place / "out", limit_entries=2000)
+
+
+def test_an_archive_of_more_entries_than_allowed_is_not_searched(place: Path) -> None:
+    archive = place / "archive"
+    archive.write_bytes(folders(1000, 1))
+    with pytest.raises(SourceError, match="has more than 100 entries"):
+        extract_member(archive, "999/f", place / "member", limit_entries=100)
+    extract_member(archive, "99/f", place / "member", limit_entries=100)

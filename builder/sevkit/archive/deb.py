@@ -9,6 +9,7 @@ from sevkit.archive.reader import Slice, opened
 from sevkit.errors import SourceError
 
 _CONTROL_BYTES = 1 << 20
+_CONTROL_ARCHIVE_BYTES = 64 << 20
 _AR_HEADER = re.compile(rb"([!-~][ -~]{15})[ -~]{32}([0-9]{1,10}) *`\n")
 """ar(5): name, times, owners and mode, size, end; 60 bytes."""
 
@@ -58,7 +59,7 @@ def deb_parts(deb: Path) -> dict[str, Slice]:
 def read_control(deb: Path, part: Slice) -> DebControl:
     """What the ``control`` archive of a package says. Raises `SourceError`."""
     text = b""
-    with opened(part) as reader:
+    with opened(part, _CONTROL_ARCHIVE_BYTES) as reader:
         for entry in reader:
             if entry.name.removeprefix(b"./") == b"control":
                 for _, block in reader.blocks():

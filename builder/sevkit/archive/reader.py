@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entries of an archive, one after the other, through libarchive.
 
-Only tar, cpio and zip are understood, compressed with gzip, bzip2, xz or zstd: libarchive knows
-formats that read other files of the host (mtree) and filters that start programs (lrzip), and an
-archive must not choose those. Memory stays bounded whatever the archive says. Writes nothing.
+Only zip, tar and cpio are understood, the latter two compressed with gzip, bzip2, xz or zstd:
+libarchive knows formats that read other files of the host (mtree) and filters that start programs
+(lrzip), and an archive must not choose those. Memory stays bounded whatever the archive says, and
+so does what it unpacks to, wanted or skipped. Writes nothing.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import fcntl
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ _READ_BYTES = 1 << 18
 _PIPE_BYTES = 1 << 20
 _PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _FILTERS = ("gzip", "bzip2", "xz", "zstd")
-_FORMATS = ("tar", "cpio", "zip")
+_FORMATS = ("tar", "cpio")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _TAIL_BYTES = 64 << 20
 
@@ -79,6 +80,7 @@ class Reader:
         self._source = source
         self._name = name
         self._entry = self._library.archive_entry_new()
+        self.at_end = False
 
     @property
     def taken(self) -> int:
@@ -98,6 +100,7 @@ class Reader:
                 hard_link=library.archive_entry_hardlink(entry),
                 symlink=library.archive_entry_symlink(entry),
             )
+        self.at_end = True
 
     def attributes(self) -> Attributes:
         """Those of the current entry."""
@@ -149,42 +152,34 @@ class Reader:
 
 
 @contextlib.contextmanager
-def opened(part: Slice, *, raw: bool = False) -> Iterator[Reader]:
-    """The archive in `part`. With `raw` its one entry is what decompression gives.
+def opened(part: Slice, limit_bytes: int) -> Iterator[Reader]:
+    """The archive in `part`; what is compressed is decompressed in a thread of its own.
 
-    Raises `SourceError` when it is damaged or no archive.
+    Whoever reads to the end has it checked to the last byte. Raises `SourceError` when it is
+    damaged, no archive, or unpacks to more than `limit_bytes`, of which headers and entries that
+    nobody wants are a part.
     """
-    with part.file.open("rb", buffering=0) as file:
-        feed = _Feed(file.fileno(), part)
-        try:
-            with _reading(feed, feed, part.file.name, raw) as reader:
-                yield reader
-        except SourceError:
-            feed.check()
-            raise
-
-
-@contextlib.contextmanager
-def opened_in_parallel(part: Slice) -> Iterator[Reader]:
-    """As `opened`, but decompressed in a thread of its own; checked to the last byte."""
     with part.file.open("rb") as file:
         file.seek(part.offset)
         compressed = file.read(6).startswith(_COMPRESSED)
     if not compressed:
-        with opened(part) as reader:
+        with _read_directly(part, (*_FORMATS, "zip")) as reader:
             yield reader
         return
     source, sink = os.pipe()
     pump = _Pump(part, sink)
+    name = part.file.name
     with os.fdopen(source, "rb", buffering=0) as pipe:
         with contextlib.suppress(OSError):  # an ordinary user may be over the limit: slower
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        feed = _Feed(source, None)
+        feed = _PipeFeed(source, limit_bytes, name)
         pump.start()
         try:
-            with _reading(feed, pump, part.file.name, raw=False) as reader:
+            with _reading(feed, pump, name, _FORMATS) as reader:
                 yield reader
-            _read_to_end(pipe, part.file.name)
+            if not reader.at_end:
+                return
+            _read_to_end(pipe, name)
         except SourceError:
             if feed.at_end:  # then the cause is why there was no more
                 pump.join()
@@ -197,6 +192,20 @@ def opened_in_parallel(part: Slice) -> Iterator[Reader]:
     pump.check()
 
 
+@contextlib.contextmanager
+def _read_directly(
+    part: Slice, formats: Sequence[str], filters: Sequence[str] = ()
+) -> Iterator[Reader]:
+    with part.file.open("rb", buffering=0) as file:
+        feed = _SliceFeed(file.fileno(), part)
+        try:
+            with _reading(feed, feed, part.file.name, formats, filters) as reader:
+                yield reader
+        except SourceError:
+            feed.check()
+            raise
+
+
 def _read_to_end(pipe: BinaryIO, name: str) -> None:
     """Have what follows the archive's end decompressed too, so that its checksum is looked at."""
     left = _TAIL_BYTES
@@ -207,12 +216,18 @@ def _read_to_end(pipe: BinaryIO, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _reading(feed: "_Feed", source: "_Feed | _Pump", name: str, raw: bool) -> Iterator[Reader]:
+def _reading(
+    feed: "_Feed",
+    source: "_Feed | _Pump",
+    name: str,
+    formats: Sequence[str],
+    filters: Sequence[str] = (),
+) -> Iterator[Reader]:
     library = _library()
     archive = library.archive_read_new()
-    for one in _FILTERS:
+    for one in filters:
         getattr(library, f"archive_read_support_filter_{one}")(archive)
-    for one in ("raw",) if raw else _FORMATS:
+    for one in formats:
         getattr(library, f"archive_read_support_format_{one}")(archive)
     reader = Reader(archive, source, name)
     try:
@@ -224,25 +239,23 @@ def _reading(feed: "_Feed", source: "_Feed | _Pump", name: str, raw: bool) -> It
 
 
 class _Feed:
-    """Gives libarchive the bytes of a slice of a file, or of a pipe up to its end."""
+    """Gives libarchive bytes, as `_fill` puts them into the buffer."""
 
-    def __init__(self, descriptor: int, part: Slice | None):
+    def __init__(self, seek: Callable[[object, object, int, int], int] | None = None):
         binding = _binding()
-        self._descriptor = descriptor
-        self._part = part
         self._position = 0
         self._buffer = ctypes.create_string_buffer(_READ_BYTES)
         self._view = memoryview(self._buffer)
-        self._trouble: OSError | None = None
+        self._trouble: OSError | SourceError | None = None
         self.taken = 0
         self.at_end = False
         self.read_callback = binding.READ_CALLBACK(self._read)
-        self.seek_callback = binding.SEEK_CALLBACK(self._seek if part else 0)
+        self.seek_callback = binding.SEEK_CALLBACK(seek or 0)
 
     def _read(self, _archive: object, _context: object, place: Any) -> int:
         try:
             count = self._fill()
-        except OSError as error:  # an exception must not pass through C
+        except (OSError, SourceError) as error:  # an exception must not pass through C
             self._trouble = error
             return -1
         self._position += count
@@ -252,22 +265,49 @@ class _Feed:
         return count
 
     def _fill(self) -> int:
-        if self._part is None:
-            return os.readv(self._descriptor, [self._view])
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise why it could not read on."""
+        if self._trouble is not None:
+            raise self._trouble
+
+
+class _SliceFeed(_Feed):
+    """The bytes of a slice of a file, in any order."""
+
+    def __init__(self, descriptor: int, part: Slice):
+        super().__init__(self._seek)
+        self._descriptor = descriptor
+        self._part = part
+
+    def _fill(self) -> int:
         room = max(0, min(self._part.size - self._position, _READ_BYTES))
         place = self._part.offset + self._position
         return os.preadv(self._descriptor, [self._view[:room]], place)
 
     def _seek(self, _archive: object, _context: object, offset: int, whence: int) -> int:
-        assert self._part is not None
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._part.size}
         self._position = min(max(0, start[whence] + offset), self._part.size)
         return self._position
 
-    def check(self) -> None:
-        """Raise what the system said when it could not read."""
-        if self._trouble is not None:
-            raise self._trouble
+
+class _PipeFeed(_Feed):
+    """What a pipe gives, up to its end or a limit."""
+
+    def __init__(self, descriptor: int, limit_bytes: int, name: str):
+        super().__init__()
+        self._descriptor = descriptor
+        self._limit_bytes = limit_bytes
+        self._name = name
+
+    def _fill(self) -> int:
+        if self.taken > self._limit_bytes:
+            raise SourceError(
+                f"{self._name} unpacks to more than {self._limit_bytes} bytes",
+                hint="this archive is not to be trusted; check where it comes from",
+            )
+        return os.readv(self._descriptor, [self._view])
 
 
 class _Pump(threading.Thread):
@@ -288,7 +328,7 @@ class _Pump(threading.Thread):
     def run(self) -> None:
         """Copy until the end, or until nobody reads any more."""
         try:
-            with opened(self._part, raw=True) as self._reader:
+            with _read_directly(self._part, ("raw",), _FILTERS) as self._reader:
                 for _ in self._reader:
                     self._reader.copy(self._sink)
         except Exception as error:  # for the thread that reads

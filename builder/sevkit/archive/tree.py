@@ -32,6 +32,8 @@ class Tree:
     def __init__(self, root: Path):
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: list[tuple[bytes, int]] = []
+        self.made = 0
+        """How many folders were made so far, those on the way to something included."""
 
     def __enter__(self) -> "Tree":
         return self
@@ -132,6 +134,7 @@ class Tree:
                 raise PlacementError(f"goes through {shown}, which is no folder") from error
             raise
         os.mkdir(name, 0o700, dir_fd=folder)
+        self.made += 1
         made = os.open(name, _FOLDER, dir_fd=folder)
         os.fchmod(made, _PARENT_MODE)
         return made

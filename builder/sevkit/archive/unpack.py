@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sevkit.archive.deb import DebControl, deb_parts, is_deb, read_control
-from sevkit.archive.reader import Entry, Reader, Slice, opened, opened_in_parallel
+from sevkit.archive.reader import Entry, Reader, Slice, opened
 from sevkit.archive.tree import PlacementError, Tree
 from sevkit.errors import SourceError
 
 LIMIT_BYTES = 16 << 30
 LIMIT_ENTRIES = 1_000_000
+_HEADER_BYTES = 1024
 _DEPTH = 200
+_NAMES = 100_000
 _PROGRESS_BYTES = 1 << 20
 _HARD_LINKS = 8
 
@@ -37,35 +39,50 @@ def unpack(
     `progress` is given the bytes of the archive read so far and in all. `wanted` is asked of each
     path in the archive, without ``./`` and closing ``/``; what it does not want is left out. Raises
     `SourceError` naming archive and entry for what is damaged, too large, or refused; what was
-    unpacked until then stays for the caller to delete.
+    unpacked until then stays for the caller to delete. Entries and folders together are held to
+    `limit_entries`; to `limit_bytes` what is written, and what is decompressed for it.
     """
     unpacking = _Unpacking(Slice.whole(archive), progress, limit_bytes, limit_entries, wanted)
     if unpacking.run(destination) == 0:
         raise SourceError(f"{archive.name} is an empty archive")
 
 
-def unpack_deb(deb: Path, destination: Path) -> DebControl:
+def unpack_deb(
+    deb: Path,
+    destination: Path,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    limit_entries: int = LIMIT_ENTRIES,
+) -> DebControl:
     """Unpack the files of a Debian binary package (deb(5)) into `destination`.
 
     Raises `SourceError` as `unpack` does, and for what is no package.
     """
     parts = deb_parts(deb)
     control = read_control(deb, parts["control"])
-    _Unpacking(parts["data"], None, LIMIT_BYTES, LIMIT_ENTRIES).run(destination)
+    _Unpacking(parts["data"], None, limit_bytes, limit_entries).run(destination)
     return control
 
 
-def extract_member(archive: Path, member: str, destination: Path) -> None:
+def extract_member(
+    archive: Path,
+    member: str,
+    destination: Path,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    limit_entries: int = LIMIT_ENTRIES,
+) -> None:
     """Write the regular file `member` of an archive or Debian package to the file `destination`.
 
     The first entry of that name is taken; a hard link is the file that it names. Raises
-    `SourceError` when there is none, or it is no regular file; then nothing is written.
+    `SourceError` when there is none, or it is no regular file, or the limits don't let it be
+    reached (see `unpack`); then nothing is written.
     """
     part = deb_parts(archive)["data"] if is_deb(archive) else Slice.whole(archive)
     wanted = _plain(os.fsencode(member))
     try:
         for _ in range(_HARD_LINKS):
-            target = _extract(part, wanted, destination)
+            target = _extract(part, wanted, destination, limit_bytes, limit_entries)
             if target is None:
                 return
             wanted = target
@@ -75,14 +92,19 @@ def extract_member(archive: Path, member: str, destination: Path) -> None:
         raise
 
 
-def _extract(part: Slice, wanted: bytes, destination: Path) -> bytes | None:
+def _extract(
+    part: Slice, wanted: bytes, destination: Path, limit_bytes: int, limit_entries: int
+) -> bytes | None:
     """Write one file; or, when it is a hard link, nothing but the name that it links to."""
     names = []
-    with opened(part) as reader:
-        for entry in reader:
+    with opened(part, _stream_bytes(limit_bytes, limit_entries)) as reader:
+        for count, entry in enumerate(reader, 1):
+            if count > limit_entries:
+                raise SourceError(f"{part.file.name} has more than {limit_entries} entries")
             name = _plain(entry.name)
             if name != wanted:
-                names.append(os.fsdecode(name))
+                if count <= _NAMES:
+                    names.append(os.fsdecode(name))
                 continue
             if entry.hard_link is not None and not entry.size:
                 return _plain(entry.hard_link)
@@ -90,7 +112,7 @@ def _extract(part: Slice, wanted: bytes, destination: Path) -> bytes | None:
                 raise _no_file(part, entry)
             try:
                 with destination.open("wb") as file:
-                    _write_data(reader, entry, file.fileno(), LIMIT_BYTES)
+                    _write_data(reader, entry, file.fileno(), limit_bytes)
             except PlacementError as error:
                 raise SourceError(f"{part.file.name}: {os.fsdecode(wanted)!a} {error}") from error
             return None
@@ -100,6 +122,11 @@ def _extract(part: Slice, wanted: bytes, destination: Path) -> bytes | None:
         f"{part.file.name} holds no {shown}",
         hint=f"did you mean {' or '.join(close)}?" if close else "",
     )
+
+
+def _stream_bytes(limit_bytes: int, limit_entries: int) -> int:
+    """How much may be decompressed: contents, and header and padding of each entry."""
+    return limit_bytes + limit_entries * _HEADER_BYTES
 
 
 def _no_file(part: Slice, entry: Entry) -> SourceError:
@@ -134,12 +161,14 @@ class _Unpacking:
     def run(self, destination: Path) -> int:
         """Write everything below `destination`; the number of entries."""
         count = 0
-        with opened_in_parallel(self._part) as reader, Tree(destination) as tree:
+        limit = self._limit_entries
+        stream_bytes = _stream_bytes(self._limit_bytes, limit)
+        with opened(self._part, stream_bytes) as reader, Tree(destination) as tree:
             for entry in reader:
                 count += 1
                 with self._explained(entry):
-                    if count > self._limit_entries:
-                        raise PlacementError(f"is one more than the {self._limit_entries} allowed")
+                    if count + tree.made > limit:
+                        raise PlacementError(f"is one more than the {limit} allowed, with folders")
                     self._put(reader, entry, tree)
                 self._tell(reader)
         return count

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from sevkit.archive.reader import Attributes, Entry, Reader, Slice, opened_in_parallel
+from sevkit.archive.reader import Attributes, Entry, Reader, Slice, opened
 from sevkit.errors import SourceError
 
 LIMIT_BYTES = 16 << 30
@@ -95,7 +95,7 @@ class FileTree:
         Raises `SourceError` naming layer and entry for what is damaged, too large or refused.
         """
         self._layer += 1
-        with opened_in_parallel(Slice.whole(layer)) as reader:
+        with opened(Slice.whole(layer), LIMIT_BYTES) as reader:
             for entry in reader:
                 try:
                     self._add(reader, entry)

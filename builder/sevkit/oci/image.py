@@ -37,16 +37,17 @@ class Image:
     layers: tuple[Path, ...]
 
 
-def find_image(kind: str, place: str, work: Path) -> Image:
+def find_image(kind: str, place: str, work: Path, *, limit_bytes: int = LIMIT_BYTES) -> Image:
     """The image that ``docker-archive:PLACE`` or ``oci:PLACE`` names, PLACE being PATH[:ref].
 
-    `work` is an empty folder for what is taken out of an archive. Raises `RecipeError` for a path
-    or a reference that is not there, `SourceError` for an image that is damaged or none.
+    `work` is an empty folder for what is taken out of an archive, `limit_bytes` at most. Raises
+    `RecipeError` for a path or a reference that is not there, `SourceError` for an image that is
+    damaged or none.
     """
     path, ref = _split(place)
     if kind == "oci":
         return _of_layout(path, ref)
-    unpack(path, work)
+    unpack(path, work, limit_bytes=limit_bytes)
     return _of_archive(path, work, ref)
 
 
