@@ -18,7 +18,7 @@ from sevkit.errors import ImageError, RecipeError
 from sevkit.image.diff import differences
 from sevkit.image.manifest import load, text_of, write_sums
 from sevkit.image.measured import measure_image, measurement_differences, wanted_of
-from sevkit.image.shape import Manifest
+from sevkit.image.shape import Manifest, Role
 from sevkit.measure.digests import Boot, measure
 
 FIRMWARE = firmware(hashes=(0x810C00, 0x400), sections=WITH_HASHES)
@@ -241,20 +241,81 @@ def test_a_word_of_the_command_line_and_the_launches_that_move_are_named(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = image(tmp_path / "other", kernel={**_kernel(), "cmdline": ("console=ttyS0", "quiet")})
+    before, after = (
+        f"{load(folder).measurements[0].digest} (kernel-unchecked)" for folder in (good, other)
+    )
     status, text = printed(capsys, ["diff", good, other])
     assert status == 1
     assert text.splitlines() == [
-        "measurement: 7 of 7 launches that both list: one → another",
+        f"measurement: sev qemu and 6 more of 7 launches that both list: {before} → {after}",
         "cmdline: - swiotlb=force",
         "cmdline: + quiet",
     ]
     status, text = printed(capsys, ["diff", good, other, "--json"])
-    assert json.loads(text)[1] == {
+    launches, removed, _ = json.loads(text)
+    assert (launches["old"], launches["new"]) == (before, after)
+    assert removed == {
         "part": "cmdline",
         "what": "swiotlb=force",
         "old": "",
         "new": None,
     }
+
+
+def other_kernel(bench: Bench) -> None:
+    path = bench.folder / "stage-kernel" / "vmlinuz"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+
+
+def other_archive(bench: Bench) -> None:
+    data = b"compressee"
+    folder = bench.folder / "stage-initramfs"
+    (folder / "initramfs").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    edit_json(folder / "initramfs.json", lambda facts: facts.update(sha256=digest))
+
+
+def lines(old: Path, new: Path) -> list[str]:
+    return [str(each) for each in differences(old, new) if each.part != "measurement"]
+
+
+@pytest.mark.parametrize(
+    ("change", "role"), [(other_kernel, "kernel"), (other_archive, "initramfs")]
+)
+def test_a_file_that_differs_for_no_cause_of_its_own_is_named_beside_other_causes(
+    good: Path, tmp_path: Path, change: Change, role: Role
+) -> None:
+    def changed_twice(bench: Bench) -> None:
+        change(bench)
+        other_firmware(bench)
+
+    alone = image(tmp_path / "alone", change)
+    digests = [load(folder).files[role].sha256 for folder in (good, alone)]
+    unexplained = (
+        f"{role}: changed without a cause of its own: sha256 {digests[0]} → sha256 {digests[1]}"
+    )
+    assert unexplained in lines(good, alone)
+    quiet = image(tmp_path / "quiet", change, kernel={**_kernel(), "cmdline": ("quiet",)})
+    assert {unexplained, "cmdline: + quiet"} <= set(lines(good, quiet))
+    twice = lines(good, image(tmp_path / "twice", changed_twice))
+    assert unexplained in twice
+    assert [line for line in twice if "without a cause" in line] == [unexplained]
+
+
+def test_a_file_that_differs_for_a_cause_of_its_own_is_not_named_again(
+    good: Path, tmp_path: Path
+) -> None:
+    def patched(bench: Bench) -> None:
+        other_kernel(bench)
+        other_patch(bench)
+
+    def linked(bench: Bench) -> None:
+        bench.others(placement="builtin")
+        other_kernel(bench)
+        other_file(bench)
+
+    for folder in (image(tmp_path / "patched", patched), image(tmp_path / "linked", linked)):
+        assert not [line for line in lines(good, folder) if "without a cause" in line]
 
 
 def test_an_image_that_is_not_as_published_is_not_compared(good: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ firmware, the version of a source. Compares what was published and builds nothin
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from sevkit.errors import ImageError
 from sevkit.firmware.modules import modules, numbered
 from sevkit.firmware.volumes import volumes
-from sevkit.image.manifest import Manifest, Role, load, verify
+from sevkit.image.manifest import File, Manifest, Role, load, verify
 from sevkit.image.shape import FirmwareBuild
 from sevkit.kconfig.dotconfig import values_of
 
@@ -26,6 +27,12 @@ _VOLUMES = {
     "fff12b8d-7696-4c8b-a985-2747075b4f50": "variables",
 }
 """Names in OvmfPkg's flash descriptions (FvNameGuid), by GUID."""
+_OWN_PARTS: Mapping[Role, AbstractSet[str]] = {
+    "kernel": {"kernel", "patch"},
+    "initramfs": {"initramfs"},
+    "firmware": {"firmware"},
+}
+"""What is measured → the first words of the parts that its own causes are in."""
 _ROW = ("type", "mode", "size", "sha256", "target", "device", "same_as")
 """What of a path's row in contents.json is in the archive; all else is why it is there."""
 
@@ -58,14 +65,14 @@ def _said(value: str | None) -> str:
 def differences(old: Path, new: Path) -> list[Difference]:
     """All that differs between the image directories `old` and `new`.
 
-    First how many launches measure differently, then the causes in the order of the boot. Raises
-    `ImageError` when one of them is not as published: its manifest would explain other bytes.
+    First how many launches measure differently, then the causes in the order of the boot, then
+    files that differ without one. Raises `ImageError` when an image is not as published: its
+    manifest would explain other bytes.
     """
     images = [_Image(folder) for folder in (old, new)]
-    made = list(_causes(*images))
-    if not made and images[0].manifest.files != images[1].manifest.files:
-        made = list(_unexplained(*images))
-    return [*_launches(images[0].manifest, images[1].manifest), *made]
+    before, after = (image.manifest for image in images)
+    causes = list(_causes(*images))
+    return [*_launches(before, after), *causes, *_unexplained(before, after, causes)]
 
 
 class _Image:
@@ -101,10 +108,13 @@ def _launches(old: Manifest, new: Manifest) -> Iterator[Difference]:
 
     before, after = table(old), table(new)
     common = before.keys() & after.keys()
-    changed = sum(before[key] != after[key] for key in common)
-    if changed:
+    if changed := [key for key in before if key in common and before[key] != after[key]]:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         yield Difference(
-            "measurement", f"{changed} of {len(common)} launches that both list", "one", "another"
+            "measurement",
+            f"{changed[0]}{more} of {len(common)} launches that both list",
+            before[changed[0]],
+            after[changed[0]],
         )
     yield from _mapping("measurement", {k: v for k, v in before.items() if k not in common}, {})
     yield from _mapping("measurement", {}, {k: v for k, v in after.items() if k not in common})
@@ -167,7 +177,7 @@ def _row(row: Mapping[str, Any] | None, keys: list[str] | None = None) -> str | 
 
 def _firmware(old: _Image, new: _Image) -> Iterator[Difference]:
     a, b = old.manifest.firmware, new.manifest.firmware
-    if a.sha256 == b.sha256:
+    if old.manifest.files["firmware"] == new.manifest.files["firmware"]:
         return
     yield from _firmware_builds(a.build, b.build)
     entries = [{entry.name or entry.guid: entry.data for entry in each.table} for each in (a, b)]
@@ -245,13 +255,27 @@ def _sources(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _unexplained(old: _Image, new: _Image) -> Iterator[Difference]:
-    """Files that differ although nothing that they are made from does."""
-    tables: list[dict[str, str]] = [
-        {role: f"sha256 {file.sha256}" for role, file in each.manifest.files.items()}
-        for each in (old, new)
-    ]
-    yield from _mapping("file, made from the same", *tables)
+def _unexplained(
+    old: Manifest, new: Manifest, causes: Sequence[Difference]
+) -> Iterator[Difference]:
+    """Files that differ although nothing that they are made from does.
+
+    What is measured needs a cause among its own parts, anything else a cause at all.
+    """
+    parts = {cause.part.split()[0] for cause in causes}
+    for role in sorted(old.files.keys() | new.files.keys()):
+        one, other = old.files.get(role), new.files.get(role)
+        own = _OWN_PARTS.get(role, parts)
+        if role == "kernel" and "builtin" in (old.initramfs.placement, new.initramfs.placement):
+            own = own | _OWN_PARTS["initramfs"]
+        if one != other and not parts & own:
+            yield Difference(
+                role, "changed without a cause of its own", _digest(one), _digest(other)
+            )
+
+
+def _digest(file: File | None) -> str | None:
+    return None if file is None else f"sha256 {file.sha256}"
 
 
 def _value(part: str, what: str, old: object, new: object) -> Iterator[Difference]:
