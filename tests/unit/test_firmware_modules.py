@@ -11,7 +11,7 @@ import pytest
 from firmware_samples import FILES, firmware, volume
 
 from sevkit.errors import ImageError
-from sevkit.firmware.modules import modules
+from sevkit.firmware.modules import described, modules
 
 LZMA = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
 GUID = UUID("5b1b31a1-9562-11d2-8e3f-00a0c969723b")
@@ -64,6 +64,21 @@ def test_one_changed_module_is_the_only_one_that_differs() -> None:
 def test_a_name_that_comes_again_is_numbered() -> None:
     found = modules(image(*[module("A", bytes([n])) for n in range(3)]), "x")
     assert {"A", "A, no. 2", "A, no. 3"} <= found.keys()
+
+
+def test_a_name_that_looks_numbered_hides_nothing() -> None:
+    parts = [("A", b"1"), ("A", b"2"), ("A, no. 2", b"3"), ("A", b"4"), ("B, no. 2", b"5")]
+    parts += [("B", b"6"), ("B", b"7")]
+    assert list(described(parts)) == [
+        *("A", "A, no. 2", "A, no. 2, no. 2", "A, no. 3"),
+        *("B, no. 2", "B", "B, no. 3"),
+    ]
+
+
+def test_thousands_of_modules_of_one_name_are_numbered_at_once() -> None:
+    made = described(("A", b"") for _ in range(50_000))
+    assert len(made) == 50_000
+    assert list(made)[-1] == "A, no. 50000"
 
 
 def test_what_can_t_be_taken_apart_is_one_module() -> None:

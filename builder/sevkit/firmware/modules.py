@@ -9,7 +9,8 @@ Format: the GUIDed section of MdeModulePkg's LzmaCustomDecompressLib in EDK2.
 
 import hashlib
 import lzma
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 from sevkit.errors import ImageError
@@ -25,23 +26,25 @@ _MOST_NESTED = 4
 
 
 def modules(data: bytes, name: str) -> dict[str, str]:
-    """Name of each file (its user interface section; else its GUID) → length and SHA-256.
+    """Name of each file (its user interface section; else its GUID), as `described`.
 
-    A name that comes again is numbered. Raises `ImageError` for damaged outer volumes; errors call
+    Raises `ImageError` for damaged outer volumes; errors call
     the image `name`.
     """
+    return described(contents(data, name))
+
+
+def described(parts: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    """Name of each part → length and SHA-256; one that comes again is ``name, no. 2`` and so on."""
     made: dict[str, str] = {}
-    for module, content in contents(data, name):
-        made[numbered(module, made)] = (
-            f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}"
-        )
+    again: Counter[str] = Counter()
+    for name, content in parts:
+        key = name
+        while key in made:
+            again[name] += 1
+            key = f"{name}, no. {again[name] + 1}"
+        made[key] = f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}"
     return made
-
-
-def numbered(name: str, taken: Collection[str]) -> str:
-    """`name`, or ``name, no. 2`` and so on where it is among `taken` already."""
-    number = 1 + sum(key == name or key.startswith(f"{name}, no. ") for key in taken)
-    return name if number == 1 else f"{name}, no. {number}"
 
 
 def contents(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:

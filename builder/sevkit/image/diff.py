@@ -6,7 +6,6 @@ firmware, the version of a source. Compares what was published and builds nothin
 """
 
 import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.errors import ImageError
-from sevkit.firmware.modules import modules, numbered
+from sevkit.firmware.modules import described, modules
 from sevkit.firmware.volumes import volumes
 from sevkit.image.manifest import File, Manifest, Role, load, verify
 from sevkit.image.shape import FirmwareBuild
@@ -217,24 +216,19 @@ def _firmware_builds(old: FirmwareBuild | None, new: FirmwareBuild | None) -> It
 
 
 def _volumes(image: _Image) -> dict[str, str]:
-    """Name of each firmware volume, and of what lies between → length and digest."""
-    data = image.read("firmware")
-    regions: list[tuple[str, bytes]] = []
+    """Each firmware volume, and what lies between and is not erased flash."""
+    regions = _regions(image.read("firmware"), str(image.folder))
+    return described((name, data) for name, data in regions if data.strip(b"\xff"))
+
+
+def _regions(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     end = 0
-    for volume in volumes(data, str(image.folder)):
+    for volume in volumes(data, name):
         guid = str(volume.guid)
-        regions += [
-            ("between volumes", data[end : volume.start]),
-            (_VOLUMES.get(guid, guid), data[volume.start : volume.end]),
-        ]
+        yield "between volumes", data[end : volume.start]
+        yield _VOLUMES.get(guid, guid), data[volume.start : volume.end]
         end = volume.end
-    regions.append(("between volumes", data[end:]))
-    made: dict[str, str] = {}
-    for name, content in regions:
-        if content.strip(b"\xff"):  # else it is erased flash
-            digest = hashlib.sha256(content).hexdigest()
-            made[numbered(name, made)] = f"{len(content)} bytes, sha256 {digest}"
-    return made
+    yield "between volumes", data[end:]
 
 
 def _patches(part: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Difference]:
