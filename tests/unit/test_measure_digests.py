@@ -5,7 +5,6 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import launch_digests
@@ -37,25 +36,22 @@ WANTED = Wanted(
 
 
 @pytest.fixture
-def boot(tmp_path: Path) -> Boot:
-    for name, data in {
-        "firmware": firmware(hashes=(PLACE, 0x400), sections=SECTIONS, reset=RESET),
-        "kernel": b"kernel" * 999,
-        "initrd": b"initrd" * 777,
-    }.items():
-        (tmp_path / name).write_bytes(data)
+def boot() -> Boot:
     return Boot(
-        tmp_path / "firmware", tmp_path / "kernel", tmp_path / "initrd", CMDLINE, verifies=True
+        "OVMF.fd",
+        firmware(hashes=(PLACE, 0x400), sections=SECTIONS, reset=RESET),
+        b"kernel" * 999,
+        b"initrd" * 777,
+        CMDLINE,
+        verifies=True,
     )
 
 
 def expected(row: Measurement, boot: Boot, sections: Sequence[tuple[int, int, int]]) -> str:
     """The digest of a launch, by the specifications."""
-    code = boot.firmware.read_bytes()
-    initrd = boot.initrd.read_bytes() if boot.initrd else b""
-    table = launch_digests.hash_table(boot.kernel.read_bytes(), initrd, boot.cmdline)
+    table = launch_digests.hash_table(boot.kernel, boot.initrd or b"", boot.cmdline)
     if row.mode == "sev":
-        return launch_digests.sev(code, table)
+        return launch_digests.sev(boot.firmware, table)
     assert row.cpu is not None
     assert row.vcpus is not None
     assert row.guest_features is not None
@@ -68,9 +64,9 @@ def expected(row: Measurement, boot: Boot, sections: Sequence[tuple[int, int, in
         vmm=row.vmm,
     )
     if row.mode == "sev-es":
-        return launch_digests.sev(code, table, areas)
+        return launch_digests.sev(boot.firmware, table, areas)
     chain = Snp()
-    chain.firmware(code)
+    chain.firmware(boot.firmware)
     chain.sections(sections, table, PLACE, row.vmm)
     return chain.save_areas(areas)
 
@@ -187,12 +183,12 @@ def test_what_is_not_measured_is_said_and_does_not_move_the_digest(
     boot: Boot, changes: dict[str, Any], covers: tuple[str, str]
 ) -> None:
     shape = {"hashes": (PLACE, 0x400), "sections": SECTIONS, "reset": RESET, **changes}
-    boot.firmware.write_bytes(firmware(**shape))
+    boot = replace(boot, firmware=firmware(**shape))
     wanted = replace(WANTED, modes=("sev", "sev-snp"), vcpus=(1,), cpus=("EPYC-Milan",))
     before = measure(boot, wanted)
     assert (before[0].covers, before[-1].covers) == covers
-    boot.kernel.write_bytes(b"another")
-    for one, other in zip(before, measure(boot, wanted), strict=True):
+    after = measure(replace(boot, kernel=b"another"), wanted)
+    for one, other in zip(before, after, strict=True):
         assert (one.digest == other.digest) == (one.covers == "firmware")
 
 
@@ -259,21 +255,20 @@ def test_firmware_that_would_give_a_meaningless_digest_is_refused(
     boot: Boot, shape: dict[str, Any], why: str
 ) -> None:
     good: dict[str, Any] = {"hashes": (PLACE, 0x400), "sections": SECTIONS, "reset": RESET}
-    boot.firmware.write_bytes(firmware(**{**good, **shape}))
+    other = replace(boot, firmware=firmware(**{**good, **shape}))
     with pytest.raises(ImageError, match=why):
-        measure(boot, replace(WANTED, modes=("sev-snp",)))
-    boot.firmware.write_bytes(firmware(**good))
-    assert measure(boot, WANTED)
+        measure(other, replace(WANTED, modes=("sev-snp",)))
+    assert measure(replace(boot, firmware=firmware(**good)), WANTED)
 
 
 def test_a_file_that_is_no_firmware_is_refused_also_for_plain_sev(boot: Boot) -> None:
-    boot.firmware.write_bytes(hashlib.sha256(b"noise").digest() * 4096)
+    noise = replace(boot, firmware=hashlib.sha256(b"noise").digest() * 4096)
     with pytest.raises(ImageError, match="not an OVMF image"):
-        measure(boot, replace(WANTED, modes=("sev",)))
+        measure(noise, replace(WANTED, modes=("sev",)))
 
 
 def test_damaged_firmware_gives_digests_or_one_clear_error(boot: Boot) -> None:
-    good = boot.firmware.read_bytes()
+    good = boot.firmware
     chance = random.Random(1)
     wanted = replace(WANTED, vcpus=(2,), cpus=("EPYC-Milan",), guest_features=(1,))
     answers = {True: 0, False: 0}
@@ -282,10 +277,12 @@ def test_damaged_firmware_gives_digests_or_one_clear_error(boot: Boot) -> None:
         tail = len(data) - chance.choice((200, 5000, len(data)))
         for _ in range(chance.randint(1, 4)):
             data[chance.randrange(tail, len(data))] = chance.randrange(256)
-        boot.firmware.write_bytes(data[: chance.randrange(len(data))] if number % 9 == 0 else data)
+        if number % 9 == 0:
+            del data[chance.randrange(len(data)) :]
+        damaged = replace(boot, firmware=bytes(data))
         problem = ""
         try:
-            assert measure(boot, replace(wanted, modes=(chance.choice(wanted.modes),)))
+            assert measure(damaged, replace(wanted, modes=(chance.choice(wanted.modes),)))
         except ImageError as error:
             problem = str(error)
         assert "sev-snp-measure" not in problem

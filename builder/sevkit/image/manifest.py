@@ -26,9 +26,11 @@ __all__ = [
     "File",
     "Manifest",
     "Role",
+    "describe",
     "describe_file",
     "explained",
     "load",
+    "read_file",
     "schema",
     "text_of",
     "verify",
@@ -43,6 +45,7 @@ LIMIT_BYTES = 8 << 20
 SCHEMA_ID = "urn:sevkit:manifest:1"
 
 _CHUNK = 1 << 20
+_DIGESTS = ("sha256", "sha384", "sha512")
 
 
 def schema() -> dict[str, Any]:
@@ -66,6 +69,18 @@ def describe_file(path: Path) -> File:
     """Size and digests of a file, under its name."""
     size, digests = _digests(path)
     return File(path=path.name, size=size, **digests)
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a file, and at most `most_bytes` of them. Raises `OSError`, for a link too."""
+    with _open(path) as file:
+        return bytes(file.read(most_bytes))
+
+
+def describe(name: str, data: bytes) -> File:
+    """Size and digests of `data`, the bytes of the file `name`."""
+    digests = {kind: hashlib.new(kind, data).hexdigest() for kind in _DIGESTS}
+    return File(path=name, size=len(data), **digests)
 
 
 def write_sums(folder: Path) -> None:
@@ -238,7 +253,7 @@ def _open(path: Path) -> Any:
 
 
 def _digests(path: Path) -> tuple[int, dict[str, str]]:
-    hashes = {name: hashlib.new(name) for name in ("sha256", "sha384", "sha512")}
+    hashes = {name: hashlib.new(name) for name in _DIGESTS}
     size = 0
     with _open(path) as file:
         while block := file.read(_CHUNK):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from sevkit.errors import ImageError, RecipeError
 from sevkit.image.cmdline import full_cmdline
-from sevkit.image.manifest import MANIFEST, describe_file
+from sevkit.image.manifest import MANIFEST, Role, describe, read_file
 from sevkit.image.shape import Manifest
 from sevkit.measure.digests import Boot, Measurement, Wanted, measure
 
-_MEASURED = ("firmware", "kernel", "initramfs")
+_MEASURED: tuple[Role, ...] = ("firmware", "kernel", "initramfs")
 
 
 def wanted_of(manifest: Manifest) -> Wanted:
@@ -52,11 +52,12 @@ def measure_image(
             raise ImageError(
                 f"{manifest.name} can't be launched with {mode}", why="\n".join(problems)
             )
-    paths = _checked(folder, manifest)
+    checked = _checked(folder, manifest)
     boot = Boot(
-        firmware=paths["firmware"],
-        kernel=paths["kernel"],
-        initrd=paths.get("initramfs"),
+        name=str(folder / manifest.files["firmware"].path),
+        firmware=checked["firmware"],
+        kernel=checked["kernel"],
+        initrd=checked.get("initramfs"),
         cmdline=line,
         verifies=manifest.firmware.verifies_kernel_hashes,
     )
@@ -97,24 +98,28 @@ def _titled(rows: Mapping[Measurement, Measurement], key: Measurement) -> str:
     return rows[key].title
 
 
-def _checked(folder: Path, manifest: Manifest) -> dict[str, Path]:
-    """Role → path of the files that are measured, each as the manifest says."""
-    paths = {}
+def _checked(folder: Path, manifest: Manifest) -> dict[Role, bytes]:
+    """Role → bytes of the files that are measured, read once and as the manifest says."""
+    made: dict[Role, bytes] = {}
     for role in _MEASURED:
-        file = manifest.files.get(role)  # type: ignore[call-overload]
+        file = manifest.files.get(role)
         if file is None:
             continue
-        paths[role] = folder / file.path
+        path = folder / file.path
         try:
-            found = describe_file(paths[role])
+            made[role] = read_file(path, file.size + 1)
         except OSError as error:
             raise ImageError(
-                f"{paths[role]} can't be read", why=str(error.strerror), hint="get the image again"
+                f"{path} can't be read", why=str(error.strerror), hint="get the image again"
             ) from error
+        found = describe(file.path, made[role])
         if found != file:
+            is_longer = found.size > file.size
             raise ImageError(
-                f"{paths[role]} is not the {role} of this image",
-                why=f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}",
+                f"{path} is not the {role} of this image",
+                why=f"it has more than the {file.size} bytes that {MANIFEST} says"
+                if is_longer
+                else f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}",
                 hint="it was replaced after the build: restore it, or build the image again",
             )
-    return paths
+    return made

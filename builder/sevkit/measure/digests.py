@@ -7,15 +7,16 @@ here first. Starts and signs nothing, and calls no boot measured that its firmwa
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sevkit.errors import ImageError, RecipeError
 from sevkit.firmware import hash_table
-from sevkit.firmware.ovmf import FirmwareFacts, Mode, read_firmware
+from sevkit.firmware.ovmf import FirmwareFacts, Mode, parse
 
 Vmm = Literal["qemu", "ec2", "gce"]
 """Whose virtual machine monitor: they start vCPUs with different registers."""
@@ -66,11 +67,16 @@ _INITS: tuple[Init, ...] = ("KVM_SEV_INIT", "KVM_SEV_INIT2")
 
 @dataclass(frozen=True)
 class Boot:
-    """What is launched. `initrd` is None when the kernel holds its initramfs."""
+    """What is launched, as its bytes: they are measured as they were checked.
 
-    firmware: Path
-    kernel: Path
-    initrd: Path | None
+    `initrd` is None when the kernel holds its initramfs.
+    """
+
+    name: str
+    """What errors call the firmware."""
+    firmware: bytes
+    kernel: bytes
+    initrd: bytes | None
     cmdline: str
     verifies: bool | None = None
     """Whether the firmware was shown to refuse what does not fit the hashes."""
@@ -147,7 +153,7 @@ def measure(boot: Boot, wanted: Wanted) -> list[Measurement]:
         return [row for mode in wanted.modes for row in launch.rows(mode, wanted)]
     except (AssertionError, ValueError, RuntimeError, LookupError) as error:
         raise ImageError(
-            f"{boot.firmware} can't be measured", why=f"sev-snp-measure: {error!r}"
+            f"{boot.name} can't be measured", why=f"sev-snp-measure: {error!r}"
         ) from error
 
 
@@ -173,20 +179,21 @@ class _Launch:
 
     def __init__(self, boot: Boot):
         self._boot = boot
-        self._facts: FirmwareFacts = read_firmware(boot.firmware)
+        self._facts: FirmwareFacts = parse(boot.firmware, boot.name)
 
     @cached_property
     def _ovmf(self) -> Any:
         from sevsnpmeasure.ovmf import OVMF
 
-        return OVMF(str(self._boot.firmware))
+        with _as_file(self._boot.firmware) as firmware:
+            return OVMF(firmware)
 
     @cached_property
     def _hashes(self) -> Any:
         from sevsnpmeasure.sev_hashes import SevHashes
 
-        initrd = "" if self._boot.initrd is None else str(self._boot.initrd)
-        return SevHashes(str(self._boot.kernel), initrd, self._boot.cmdline)
+        with _as_file(self._boot.kernel) as kernel, _as_file(self._boot.initrd or b"") as initrd:
+            return SevHashes(kernel, initrd, self._boot.cmdline)
 
     @cached_property
     def _firmware_pages(self) -> bytes:
@@ -282,7 +289,7 @@ class _Launch:
         yield from areas.pages(vcpus)
 
     def _check(self, mode: Mode) -> None:
-        name, place = self._boot.firmware, self._facts.kernel_hashes
+        name, place = self._boot.name, self._facts.kernel_hashes
         problems = list(self._facts.problems[mode])
         has_metadata = any(entry.name == "sev-metadata" for entry in self._facts.table)
         if has_metadata and self._facts.metadata is None and not problems:
@@ -297,6 +304,15 @@ class _Launch:
                 problems.append(f"section {section.name} of its SEV metadata is not of whole pages")
         if problems:
             raise ImageError(f"{name} can't be launched with {mode}", why="\n".join(problems))
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """A path of `data` for this process alone: sev-snp-measure reads files."""
+    with os.fdopen(os.memfd_create("sevkit"), "wb") as file:
+        file.write(data)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _vmm_type(vmm: Vmm) -> Any:
