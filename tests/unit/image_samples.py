@@ -213,6 +213,16 @@ class Bench:
         return out
 
 
+def measured_image(folder: Path, firmware: bytes) -> Path:
+    """An image whose recipe asks for measured boot, as if `firmware` had been proven."""
+    bench = Bench(folder, recipe(launch={"measured": True, "vcpus": (1, 2)}))
+    (folder / "OVMF.fd").write_bytes(firmware)
+    bench.others()
+    bench.firmware()
+    bench.made_up("firmware-proof", {"proof.json": {"refuses": []}})
+    return bench.image()
+
+
 def image(folder: Path, placement: str = "separate", **changes: Any) -> Path:
     """A whole image directory in `folder`."""
     bench = Bench(folder, recipe(**changes))

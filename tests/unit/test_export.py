@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import image_samples
 import pytest
 from export_samples import changed, hashed_image
+from test_firmware_verifier import CHECKS
 
 from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
@@ -297,14 +298,15 @@ def test_kata_s_host_decides_on_annotations_and_their_names_match_no_other(hashe
 
 
 def test_kata_s_drop_in_says_how_to_compute_the_digest_of_its_guests(
-    hashed: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    text, _ = kata(hashed, vcpus=2)
+    image = image_samples.measured_image(tmp_path, CHECKS)
+    text, _ = kata(image, vcpus=2)
     assert "EPYC-Milan" not in text
     [line] = [one for one in text.splitlines() if "sevkit measure" in one]
     words = shlex.split(line.removeprefix("#"))
     words[words.index("--cmdline") + 1] = "tsc=reliable console=ttyS0"
-    assert run(["measure", str(hashed), *words[3:], "--json"]) == 0
+    assert run(["measure", str(image), *words[3:], "--json"]) == 0
     [row] = json.loads(capfd.readouterr().out)
     assert (row["mode"], row["cpu"], row["vcpus"]) == ("sev-snp", "EPYC-v4", 2)
 

@@ -34,6 +34,10 @@ def image(*files: bytes, base: int = 0x810C00) -> bytes:
     return bytes(volume(FILES, 65536, compressed(*files))) + rest
 
 
+CHECKS = image(module(LOADER, ALL))
+"""Firmware that holds a verifier."""
+
+
 def test_a_loader_that_knows_all_hashes_holds_a_verifier() -> None:
     assert verifier(image(module(LOADER, ALL)), "x") is Verifier.PRESENT
 

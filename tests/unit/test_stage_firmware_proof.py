@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from firmware_samples import SNP_SECTIONS, firmware
 from image_samples import Bench, recipe
+from test_firmware_verifier import CHECKS
 
 from sevkit.errors import RecipeError
 from sevkit.image.manifest import load
@@ -36,7 +37,7 @@ def test_firmware_that_can_t_measure_is_refused_before_it_is_tried(tmp_path: Pat
 def test_an_image_claims_a_proof_only_where_it_rests_on_one(tmp_path: Path) -> None:
     for name, measured, says in (("plain", False, None), ("measured", True, True)):
         (tmp_path / name).mkdir()
-        bench = bench_of(tmp_path / name, UNCHECKED, measured=measured)
+        bench = bench_of(tmp_path / name, CHECKS, measured=measured)
         if measured:
             bench.made_up("firmware-proof", {"proof.json": {"refuses": []}})
         manifest = load(bench.image())

@@ -6,6 +6,7 @@ shape.py         what a manifest may say, with its JSON Schema
 manifest.py      a manifest written, read, and held against the bytes beside it
 requirements.py  what a guest asks of its host
 cmdline.py       the kernel command line of a launch, and the parameters in one
+claims.py        what a manifest says of its firmware, held against the firmware
 measured.py      the launch digests of an image
 sbom.py          its bill of materials
 signature.py     whose it is

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sevkit.errors import ImageError, RecipeError
+from sevkit.image.claims import contradictions
 from sevkit.image.cmdline import full_cmdline
 from sevkit.image.manifest import MANIFEST, Role, describe, read_file
 from sevkit.image.shape import Manifest
@@ -42,8 +43,8 @@ def measure_image(
     `cmdline`: what the runtime gives the kernel instead of the manifest's line.
     `append`: words that it adds, each after a blank.
 
-    Raises `ImageError` when a file is not what the manifest says, `RecipeError` for a launch that
-    can't be.
+    Raises `ImageError` when a file is not what the manifest says of it, `RecipeError` for a launch
+    that can't be.
     """
     line = full_cmdline(manifest, folder, append, instead=cmdline)
     asked = wanted or wanted_of(manifest)
@@ -53,8 +54,15 @@ def measure_image(
                 f"{manifest.name} can't be launched with {mode}", why="\n".join(problems)
             )
     checked = _checked(folder, manifest)
+    name = str(folder / manifest.files["firmware"].path)
+    if lines := list(contradictions(manifest, checked["firmware"], name)):
+        raise ImageError(
+            f"{folder / MANIFEST} says of the firmware what it is not",
+            why="\n".join(lines),
+            hint="build the image again: it was edited",
+        )
     boot = Boot(
-        name=str(folder / manifest.files["firmware"].path),
+        name=name,
         firmware=checked["firmware"],
         kernel=checked["kernel"],
         initrd=checked.get("initramfs"),

@@ -6,9 +6,9 @@ would misread raises `MANIFEST_VERSION`. Reads and checks no file.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sevkit.firmware.ovmf import Loader, Mode
 from sevkit.measure.digests import Covers, Init, Vmm
@@ -23,6 +23,17 @@ Bytes = Annotated[int, Field(ge=0)]
 Mib = Annotated[int, Field(gt=0)]
 Release = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)?$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _with_keys(*keys: str) -> AfterValidator:
+    """Of an object with open keys: refuses one that lacks some of `keys`."""
+
+    def check(value: Mapping[str, Any]) -> Mapping[str, Any]:
+        if missing := [key for key in keys if key not in value]:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Part(BaseModel):
@@ -247,7 +258,11 @@ class ModeFacts(Part):
 class Launch(Part):
     """The launches that the image is meant for."""
 
-    modes: Mapping[Mode, ModeFacts]
+    modes: Annotated[
+        Mapping[Mode, ModeFacts],
+        _with_keys(*get_args(Mode)),
+        Field(json_schema_extra={"required": list(get_args(Mode))}),
+    ]
     vcpus: tuple[Annotated[int, Field(ge=1)], ...]
     cpus: tuple[str, ...]
     guest_features: Annotated[
@@ -358,7 +373,12 @@ class Manifest(Part):
     ]
     architecture: Literal["x86_64"]
     files: Annotated[
-        Mapping[Role, File], Field(description="No initramfs when it is linked into the kernel.")
+        Mapping[Role, File],
+        _with_keys("kernel", "firmware"),
+        Field(
+            description="No initramfs when it is linked into the kernel.",
+            json_schema_extra={"required": ["kernel", "firmware"]},
+        ),
     ]
     cmdline: Annotated[str, Field(description="The exact kernel command line.")]
     kernel: Kernel
