@@ -14,8 +14,25 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 PAGE = 4096
-SIGNATURES = {"EPYC-v4": 0x800F12, "EPYC-Milan": 0xA00F11, "EPYC-Genoa": 0xA10F10}
-"""CPUID Fn0000_0001_EAX of QEMU's models, target/i386/cpu.c."""
+_MODELS = {
+    (0x17, 0x01, 2): ("EPYC", "EPYC-v1", "EPYC-v2", "EPYC-v3", "EPYC-v4", "EPYC-IBPB"),
+    (0x17, 0x31, 0): ("EPYC-Rome", "EPYC-Rome-v1", "EPYC-Rome-v2", "EPYC-Rome-v3"),
+    (0x19, 0x01, 1): ("EPYC-Milan", "EPYC-Milan-v1", "EPYC-Milan-v2"),
+    (0x19, 0x11, 0): ("EPYC-Genoa", "EPYC-Genoa-v1"),
+    (0x1A, 0x00, 0): ("EPYC-Turin",),
+}
+MODELS = {name: numbers for numbers, names in _MODELS.items() for name in names}
+"""Name of a CPU model → family, model, stepping: target/i386/cpu.c of QEMU."""
+
+
+def _signature(family: int, model: int, stepping: int) -> int:
+    """CPUID Fn0000_0001_EAX: AMD APM volume 3, appendix E.3.2. A family above 15 is 15 and the rest
+    in bits 27:20; the upper half of a model is in bits 19:16."""
+    extended_model, base_model = divmod(model, 16)
+    return (family - 15) << 20 | extended_model << 16 | 15 << 8 | base_model << 4 | stepping
+
+
+SIGNATURES = {name: _signature(*numbers) for name, numbers in MODELS.items()}
 
 # APM volume 2, table B-4: offset in the save area → (size, value after INIT), but for CS and RIP.
 _RESET_STATE = {

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launch measurements of image directories, and the verbs measure, verify and diff."""
 
+import base64
 import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from firmware_samples import WITH_HASHES, firmware
 from image_samples import Bench, recipe
+from test_measure_id_block import write_key
 
 from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
@@ -174,10 +178,38 @@ def test_the_verb_measure_takes_other_values(
     assert (status, row["vcpus"], row["cpu"], row["guest_features"]) == (0, 7, "EPYC-Turin", 33)
     status, text = printed(capsys, ["measure", good, "--mode", "sev", "--vmm", "gce"])
     assert (status, "no such launch" in text) == (2, True)
+    words = ["--mode", "sev-es", "--guest-features", "0x20", "--init", "KVM_SEV_INIT2"]
+    status, text = printed(capsys, ["measure", good, *words, *["--vcpus", "2"] * 2])
+    assert (status, text.count("\n")) == (0, 1)
+    assert "sev-es, EPYC-Milan, 2 vCPUs, features 0x20, KVM_SEV_INIT2, qemu" in text
     for flags in (["--vcpus", "0"], ["--cpu", "i486"], ["--guest-features", "x"]):
         assert printed(capsys, ["measure", good, *flags])[0] == 2
     for flags in (["--author-key", "x"], ["--mode", "sev", "--id-key", "x"]):
         assert printed(capsys, ["measure", good, *flags])[0] == 2
+
+
+def test_the_verb_measure_states_in_an_id_block_what_the_owner_says(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = write_key(tmp_path / "id.pem", ec.generate_private_key(ec.SECP384R1()))
+    words = ["measure", good, "--mode", "sev-snp", "--vcpus", "1", "--json"]
+    stated = ["--guest-svn", "7", "--family-id", "0f" * 16, "--image-id", "A0" * 16]
+    status, text = printed(capsys, [*words, "--id-key", key, "--policy", "0xb0000", *stated])
+    [row] = json.loads(text)
+    block = base64.b64decode(row["id_block"]["id_block"])
+    assert status == 0
+    assert block == bytes.fromhex(row["digest"]) + b"\x0f" * 16 + b"\xa0" * 16 + struct.pack(
+        "<IIQ", 1, 7, 0xB0000
+    )
+    for flags, why in (
+        (["--policy", "0"], "bit 17"),
+        (["--guest-svn", "-1"], "32 bits"),
+        (["--family-id", "0f"], "32 hexadecimal digits"),
+    ):
+        status, text = printed(capsys, [*words, "--id-key", key, *flags])
+        assert (status, why in text) == (2, True)
+    status, text = printed(capsys, [*words, "--image-id", "A0" * 16])
+    assert (status, "--image-id is of an ID block" in text) == (2, True)
 
 
 def test_verify_measures_too(good: Path, capsys: pytest.CaptureFixture[str]) -> None:

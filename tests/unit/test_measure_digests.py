@@ -13,7 +13,8 @@ from firmware_samples import SNP_SECTIONS, firmware
 from launch_digests import SIGNATURES, Snp
 
 from sevkit.errors import ImageError, RecipeError
-from sevkit.measure.digests import Boot, Measurement, Wanted, measure
+from sevkit.measure import digests
+from sevkit.measure.digests import CPUS, INITS, Boot, Init, Measurement, Wanted, measure
 
 RESET = 0x80B004
 PLACE = 0x80FC00
@@ -98,6 +99,44 @@ def test_sev_es_differs_by_the_call_that_made_the_guest_and_knows_only_debug_swa
     }
 
 
+@pytest.mark.parametrize("bit", [*range(1, 11), 12, 14, 15, 16, 21])
+def test_every_feature_that_a_guest_can_have_is_measured(boot: Boot, bit: int) -> None:
+    features = 1 | 1 << bit
+    wanted = Wanted(("sev-snp",), (1,), ("EPYC-Milan",), (features,))
+    [row] = measure(boot, wanted)
+    assert row.digest == expected(row, boot, SECTIONS)
+
+
+def test_every_cpu_model_has_the_signature_that_amd_s_formula_gives(boot: Boot) -> None:
+    assert SIGNATURES.keys() == set(CPUS)
+    rows = measure(boot, Wanted(("sev-es", "sev-snp"), (1,), CPUS))
+    assert {row.cpu for row in rows} == set(CPUS)
+    for row in rows:
+        assert row.digest == expected(row, boot, SECTIONS), row.title
+
+
+def test_a_launch_that_is_asked_for_twice_is_measured_once(boot: Boot) -> None:
+    twice = Wanted(WANTED.modes * 2, (1, 3, 1), WANTED.cpus * 2, (0x1, 0x21, 0x1), ("qemu",) * 2)
+    assert measure(boot, twice) == measure(boot, WANTED)
+
+
+def test_sev_es_alone_takes_features_without_snp_s_own(boot: Boot) -> None:
+    alone = Wanted(("sev-es",), (1,), ("EPYC-Milan",), (0x20,), inits=("KVM_SEV_INIT2",))
+    [row] = measure(boot, alone)
+    assert (row.guest_features, row.digest) == (0x20, expected(row, boot, SECTIONS))
+    with pytest.raises(RecipeError, match="bit 0"):
+        measure(boot, replace(alone, modes=("sev-es", "sev-snp")))
+    with pytest.raises(RecipeError, match="the reserved bits 0x800"):
+        measure(boot, replace(alone, guest_features=(0x800,)))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_one_of_the_calls_that_make_a_guest_can_be_asked_for(boot: Boot, init: Init) -> None:
+    rows = measure(boot, replace(WANTED, inits=(init,)))
+    assert {row.init for row in rows if row.mode == "sev-es"} == {init}
+    assert rows == [row for row in measure(boot, WANTED) if row.init in (None, init)]
+
+
 # Digests in tests/test_guest.py of virtee/sev-snp-measure (Apache-2.0), of firmware that hashes to:
 PUBLISHED_FIRMWARE = (
     "edcf6d1c57ce868a167c990f58c8667c698269ef9e080324"
@@ -151,6 +190,19 @@ def test_the_specifications_as_read_here_give_the_published_digests(
     chain.sections(SECTIONS, table, PLACE)
     areas = launch_digests.save_areas(vcpus, RESET, SIGNATURES["EPYC-v4"], features)
     assert chain.save_areas(areas) == digest
+
+
+@pytest.mark.parametrize(("vcpus", "features", "cmdline", "digest"), PUBLISHED)
+def test_the_published_digests_come_out_of_what_is_shipped(
+    monkeypatch: pytest.MonkeyPatch, vcpus: int, features: int, cmdline: str | None, digest: str
+) -> None:
+    """Of the published firmware there is its digest, not its bytes: it stands for ours."""
+    place = (0, 0) if cmdline is None else (PLACE, 0x400)
+    data = firmware(hashes=place, sections=SECTIONS, reset=RESET)
+    monkeypatch.setattr(digests._Launch, "_firmware_pages", bytes.fromhex(PUBLISHED_FIRMWARE))
+    wanted = Wanted(("sev-snp",), (vcpus,), ("EPYC-v4",), (features,))
+    [row] = measure(Boot("OVMF.fd", data, b"", None, cmdline or "", verifies=True), wanted)
+    assert row.digest == digest
 
 
 # Of the same firmware and tests, on EC2 as it was when they were written; features and digest.
@@ -231,7 +283,10 @@ def test_a_command_line_that_no_kernel_takes_is_refused(boot: Boot, cmdline: str
         ({"vcpus": (513,)}, "513 is no number"),
         ({"cpus": ("Opteron",)}, "Opteron is no CPU model"),
         ({"guest_features": (0x20,)}, "bit 0"),
-        ({"guest_features": (1 | 1 << 64,)}, "64 bits"),
+        ({"guest_features": (1 | 1 << 64,)}, "the reserved bits"),
+        ({"guest_features": ((1 << 64) - 1,)}, "the reserved bits 0xffffffffffde2800"),
+        ({"guest_features": (1 | 1 << 11,)}, "the reserved bits 0x800"),
+        ({"guest_features": (-1,)}, "the reserved bits"),
     ],
 )
 def test_a_launch_that_can_t_be_is_refused(boot: Boot, changes: dict[str, Any], why: str) -> None:

@@ -131,6 +131,37 @@ def test_another_policy_digest_or_key_is_another_signature(id_key: Path, author_
     assert len({each.auth for each in made}) == 4
 
 
+def test_what_the_owner_states_lies_where_the_firmware_looks(id_key: Path) -> None:
+    family, image = bytes(range(16)), bytes(range(16, 32))
+    made = id_block(DIGEST, id_key, policy=0x2B0037, guest_svn=7, family_id=family, image_id=image)
+    assert made.block[48:64] == family
+    assert made.block[64:80] == image
+    assert struct.unpack_from("<IIQ", made.block, 80) == (1, 7, 0x2B0037)
+    with pytest.raises(ValueError, match="family or image ID"):
+        id_block(DIGEST, id_key, family_id=b"short")
+    for svn in (-1, 1 << 32):
+        with pytest.raises(RecipeError, match="does not fit 32 bits"):
+            id_block(DIGEST, id_key, guest_svn=svn)
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        (0, "bit 17 clear"),
+        (0x10000, "bit 17 clear"),
+        (0x30000 | 1 << 26, "the reserved bits 0x4000000"),
+        ((1 << 64) - 1, "the reserved bits"),
+        (1 << 64 | 0x30000, "the reserved bits"),
+        (-1, "the reserved bits"),
+    ],
+)
+def test_a_policy_that_no_guest_can_have_is_refused(id_key: Path, policy: int, why: str) -> None:
+    with pytest.raises(RecipeError, match=why):
+        id_block(DIGEST, id_key, policy=policy)
+    for good in (0x20000, 0x30000, 0x3FFFFFF):
+        assert id_block(DIGEST, id_key, policy=good)
+
+
 def test_no_private_key_leaves_its_file(id_key: Path) -> None:
     made = id_block(DIGEST, id_key)
     for order in ("little", "big"):

@@ -2,6 +2,7 @@
 """Verbs about what an image measures as: measure, diff."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,10 +11,23 @@ import click
 from sevkit.cli.common import Place, main, shown
 from sevkit.errors import RecipeError
 from sevkit.firmware.ovmf import Mode
-from sevkit.measure.digests import CPUS, Vmm
+from sevkit.measure.digests import CPUS, INITS, Init, Vmm
 
 if TYPE_CHECKING:
     from sevkit.measure.digests import Measurement
+
+
+class _Id(click.ParamType[bytes]):
+    """16 bytes in hexadecimal."""
+
+    name = "id"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> bytes:
+        if not re.fullmatch(r"[0-9A-Fa-f]{32}", value):
+            self.fail(f"{value} is not 32 hexadecimal digits", param, ctx)
+        return bytes.fromhex(value)
 
 
 class _Number(click.ParamType[int]):
@@ -42,11 +56,15 @@ _KEY = click.Path(path_type=Path)
     "--guest-features", multiple=True, type=_Number(), help="SEV_FEATURES: 0x1, 0x21 (DebugSwap)."
 )
 @click.option("--vmm", "vmms", multiple=True, type=click.Choice(get_args(Vmm)))
+@click.option("--init", "inits", multiple=True, type=click.Choice(INITS), help="Of sev-es.")
 @click.option("--cmdline", metavar="LINE", help="The kernel command line, whole.")
 @click.option("--append", multiple=True, metavar="WORDS", help="Added to the command line.")
 @click.option("--id-key", type=_KEY, help="Sign an ID block for each SNP launch with this key.")
 @click.option("--author-key", type=_KEY, help="Sign the ID key with this key.")
 @click.option("--policy", type=_Number(), help="Guest policy of the ID block (default: 0x30000).")
+@click.option("--guest-svn", type=_Number(), help="Guest SVN of the ID block (default: 0).")
+@click.option("--family-id", type=_Id(), metavar="HEX", help="Family ID of the ID block.")
+@click.option("--image-id", type=_Id(), metavar="HEX", help="Image ID of the ID block.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def measure(
@@ -57,11 +75,15 @@ def measure(
     cpus: tuple[str, ...],
     guest_features: tuple[int, ...],
     vmms: tuple[Vmm, ...],
+    inits: tuple[Init, ...],
     cmdline: str | None,
     append: tuple[str, ...],
     id_key: Path | None,
     author_key: Path | None,
     policy: int | None,
+    guest_svn: int | None,
+    family_id: bytes | None,
+    image_id: bytes | None,
     as_json: bool,
 ) -> None:
     """Compute what launches of an image will measure as.
@@ -74,12 +96,19 @@ def measure(
     from sevkit.image.manifest import load
     from sevkit.image.measured import measure_image, wanted_of
     from sevkit.image.output import find_image
-    from sevkit.measure.id_block import POLICY, id_block
+    from sevkit.measure.id_block import id_block
 
-    if id_key is None and (author_key is not None or policy is not None):
-        raise RecipeError("--author-key and --policy are of an ID block", hint="give --id-key too")
-    if policy is not None and not 0 <= policy < 1 << 64:
-        raise RecipeError(f"--policy {policy:#x} does not fit 64 bits")
+    stated: dict[str, Any] = {
+        "author_key": author_key,
+        "policy": policy,
+        "guest_svn": guest_svn,
+        "family_id": family_id,
+        "image_id": image_id,
+    }
+    stated = {name: value for name, value in stated.items() if value is not None}
+    if id_key is None and stated:
+        flag = f"--{next(iter(stated))}".replace("_", "-")
+        raise RecipeError(f"{flag} is of an ID block", hint="give --id-key too")
     folder = find_image(image, place.output)
     manifest = load(folder)
     given: dict[str, Any] = {
@@ -88,6 +117,7 @@ def measure(
         "cpus": cpus,
         "guest_features": guest_features,
         "vmms": vmms,
+        "inits": inits,
     }
     wanted = replace(wanted_of(manifest), **{key: value for key, value in given.items() if value})
     rows = measure_image(folder, manifest, wanted=wanted, cmdline=cmdline, append=append)
@@ -101,8 +131,7 @@ def measure(
     for row in rows:
         record = row.record()
         if id_key is not None and row.mode == "sev-snp":
-            digest, allowed = bytes.fromhex(row.digest), POLICY if policy is None else policy
-            record["id_block"] = id_block(digest, id_key, author_key, policy=allowed).record()
+            record["id_block"] = id_block(bytes.fromhex(row.digest), id_key, **stated).record()
         records.append(record)
     if as_json:
         click.echo(json.dumps(records, indent=2))

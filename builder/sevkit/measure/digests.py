@@ -52,9 +52,14 @@ Covers = Literal["kernel", "kernel-unchecked", "firmware"]
 are in the digest, but the firmware was not shown to compare them with what it starts."""
 
 CPUS: tuple[str, ...] = get_args(Cpu)
+INITS: tuple[Init, ...] = get_args(Init)
 
 SNP_ACTIVE, DEBUG_SWAP = 0x1, 0x20
 """Bits of SEV_FEATURES (AMD APM volume 2, table B-4)."""
+
+_FEATURES = sum(1 << bit for bit in (*range(11), 12, 14, 15, 16, 21))
+"""Those that are not reserved, up to IBPB on entry. Linux's MSR_AMD64_SNP_*_BIT, which say the same
+of a guest's SEV_STATUS, are two higher (arch/x86/include/asm/msr-index.h)."""
 
 COMMAND_LINE_BYTES = 2047
 """arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE is 2048, its NUL included."""
@@ -62,7 +67,6 @@ COMMAND_LINE_BYTES = 2047
 _PAGE = 4096
 _SECRETS, _CPUID, _KERNEL_HASHES = 2, 3, 16
 _KNOWN_SECTIONS = (1, 2, 3, 4, 16)
-_INITS: tuple[Init, ...] = ("KVM_SEV_INIT", "KVM_SEV_INIT2")
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,17 @@ class Boot:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The launches to measure: every combination that exists. The features are SNP's."""
+    """The launches to measure: every combination that exists, once.
+
+    Of the features SEV-ES takes DebugSwap alone; `inits` are of SEV-ES.
+    """
 
     modes: Sequence[Mode]
     vcpus: Sequence[int]
     cpus: Sequence[str]
     guest_features: Sequence[int] = (SNP_ACTIVE,)
     vmms: Sequence[Vmm] = ("qemu",)
+    inits: Sequence[Init] = INITS
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,15 @@ def cmdline_problem(cmdline: str) -> str | None:
     return None
 
 
+def features_problem(features: int) -> str | None:
+    """Why no vCPU of an SNP guest starts with these SEV_FEATURES; None when one does."""
+    if not features & SNP_ACTIVE:
+        return "must have bit 0 (SNPActive) set"
+    if features & ~_FEATURES:
+        return f"sets the reserved bits {features & ~_FEATURES & (1 << 64) - 1:#x}"
+    return None
+
+
 def measure(boot: Boot, wanted: Wanted) -> list[Measurement]:
     """The digests of all `wanted` launches, in the order of what is wanted.
 
@@ -150,7 +167,8 @@ def measure(boot: Boot, wanted: Wanted) -> list[Measurement]:
         raise RecipeError(f"the command line {problem}", why=repr(boot.cmdline)[:200])
     launch = _Launch(boot)
     try:
-        return [row for mode in wanted.modes for row in launch.rows(mode, wanted)]
+        rows = (row for mode in wanted.modes for row in launch.rows(mode, wanted))
+        return list(dict.fromkeys(rows))
     except (AssertionError, ValueError, RuntimeError, LookupError) as error:
         raise ImageError(
             f"{boot.name} can't be measured", why=f"sev-snp-measure: {error!r}"
@@ -166,10 +184,11 @@ def _check_wanted(wanted: Wanted) -> None:
             raise RecipeError(
                 f"{cpu} is no CPU model that is known here", hint=f"one of {', '.join(CPUS)}"
             )
+    active = 0 if "sev-snp" in wanted.modes else SNP_ACTIVE
     for features in wanted.guest_features:
-        if not features & SNP_ACTIVE or not 0 < features < 1 << 64:
+        if problem := features_problem(features | active):
             raise RecipeError(
-                f"guest features {features:#x}: bit 0 (SNPActive) must be set, in 64 bits",
+                f"guest features {features:#x}: {problem}",
                 hint=f"{SNP_ACTIVE:#x}, or {SNP_ACTIVE | DEBUG_SWAP:#x} with DebugSwap",
             )
 
@@ -235,7 +254,7 @@ class _Launch:
 
     def _sev_es_rows(self, wanted: Wanted) -> Iterator[Measurement]:
         features = sorted({each & DEBUG_SWAP for each in wanted.guest_features})
-        for init in _INITS:
+        for init in wanted.inits:
             for cpu in wanted.cpus:
                 for vcpus in wanted.vcpus:
                     for each in features if init == "KVM_SEV_INIT2" else (0,):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sevkit.errors import RecipeError
+from sevkit.measure.snp_report import POLICY_BITS
 from sevkit.opening import open_at_once
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
 POLICY = 0x30000
 """Of a guest on any host, with SMT, without debugging (ABI: guest policy); `sevkit boot`'s."""
 
+_POLICY_BITS = 0xFFFF | 1 << 17 | sum(1 << bit for bit in POLICY_BITS.values())
+"""The ABI version that is asked for, the bit that must be one, and those with a meaning."""
+
 KEY_LIMIT_BYTES = 1 << 16
 _SSH_HEAD = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
+_ID_BYTES = 16
 _BLOCK = struct.Struct("<48s16s16sIIQ")
 _BLOCK_VERSION = 1
 _ECDSA_P384_SHA384 = 1
@@ -71,18 +76,25 @@ def id_block(
     *,
     policy: int = POLICY,
     guest_svn: int = 0,
+    family_id: bytes = bytes(_ID_BYTES),
+    image_id: bytes = bytes(_ID_BYTES),
 ) -> IdBlock:
     """The block that allows a launch with `digest` (48 bytes) under `policy`, signed.
 
-    `id_key` signs the block, `author_key` the public half of `id_key`: files of P-384 keys, in PEM
-    or as OpenSSH writes them, without a passphrase. Raises `RecipeError` for a file that is
-    something else.
+    `guest_svn` (32 bits), `family_id` and `image_id` (16 bytes) are the owner's to choose and come
+    back in every report. `id_key` signs the block, `author_key` the public half of `id_key`: files
+    of P-384 keys, in PEM or as OpenSSH writes them, without a passphrase. Raises `RecipeError` for
+    a file that is something else, and for a policy that no guest can have.
     """
-    if len(digest) != 48:
-        raise ValueError("a launch digest has 48 bytes")
+    if (len(digest), len(family_id), len(image_id)) != (48, _ID_BYTES, _ID_BYTES):
+        raise ValueError("a launch digest has 48 bytes, a family or image ID 16")
+    if problem := policy_problem(policy):
+        raise RecipeError(f"guest policy {policy:#x} {problem}", hint=f"{POLICY:#x} is the default")
+    if not 0 <= guest_svn < 1 << 32:
+        raise RecipeError(f"a guest SVN of {guest_svn} does not fit 32 bits")
     signer = _read_key(id_key)
     author = None if author_key is None else _read_key(author_key)
-    block = _BLOCK.pack(digest, b"", b"", _BLOCK_VERSION, guest_svn, policy)
+    block = _BLOCK.pack(digest, family_id, image_id, _BLOCK_VERSION, guest_svn, policy)
     public = _public_key(signer)
     author_public = b"" if author is None else _public_key(author)
     auth = _AUTH.pack(
@@ -102,6 +114,15 @@ def id_block(
         id_key_digest=hashlib.sha384(public).hexdigest(),
         author_key_digest=None if author is None else hashlib.sha384(author_public).hexdigest(),
     )
+
+
+def policy_problem(policy: int) -> str | None:
+    """Why no SNP guest has this policy (ABI: guest policy); None when one can."""
+    if not policy >> 17 & 1:
+        return "has bit 17 clear, which must be one"
+    if policy & ~_POLICY_BITS:
+        return f"sets the reserved bits {policy & ~_POLICY_BITS & (1 << 64) - 1:#x}"
+    return None
 
 
 def _read_key(path: Path) -> "EllipticCurvePrivateKey":

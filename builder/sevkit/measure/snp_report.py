@@ -29,6 +29,7 @@ POLICY_BITS: Mapping[str, int] = {
     "aes-256-xts": 22,
     "rapl-disabled": 23,
     "ciphertext-hiding": 24,
+    "page-swap-disabled": 25,
 }
 _WEAKENING = ("debug", "migration-agent")
 _SIGNED_BYTES = 0x2A0

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sevkit.kconfig.agent_fit import NEEDS
-from sevkit.measure.digests import COMMAND_LINE_BYTES, Cpu, Vmm
+from sevkit.measure.digests import COMMAND_LINE_BYTES, Cpu, Vmm, features_problem
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -117,8 +117,8 @@ def _member(value: str) -> str:
 
 
 def _guest_features(value: int) -> int:
-    if not value & 1:
-        raise ValueError("must have bit 0 (SNPActive) set: 1, or 33 with DebugSwap")
+    if problem := features_problem(value):
+        raise ValueError(f"{problem}: 1, or 33 with DebugSwap")
     return value
 
 
