@@ -99,6 +99,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
             "vcpus": (2, 4),
             "cpus": ("EPYC-Milan", "EPYC-Genoa"),
             "guest_features": (1,),
+            "measured": False,
             "vmms": ("qemu",),
         },
         "measurements": (),

@@ -113,6 +113,25 @@ def test_a_fact_that_the_bytes_contradict_is_named(
     assert len(found) < 500
 
 
+def test_a_measured_boot_that_the_firmware_can_t_give_is_named(
+    image: Callable[[str], Path],
+) -> None:
+    for name, lines in (
+        (
+            "no-loader",
+            [
+                "launch.measured is not true: it holds no QemuKernelLoaderFsDxe that could "
+                "look at them"
+            ],
+        ),
+        ("checks", []),
+    ):
+        manifest = load(image(name))
+        launch = manifest.launch.model_copy(update={"measured": True})
+        edited = manifest.model_copy(update={"launch": launch})
+        assert list(contradictions(edited, FIRMWARES[name], "x")) == lines
+
+
 def test_a_mode_that_is_said_to_have_no_place_for_hashes_is_named(
     image: Callable[[str], Path],
 ) -> None:

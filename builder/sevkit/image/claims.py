@@ -37,10 +37,13 @@ def contradictions(manifest: Manifest, firmware: bytes, name: str) -> Iterator[s
         has_place = places is not None and (mode != "sev-snp" or places.for_snp)
         if launch.kernel_hashes != has_place:
             yield f"launch.modes.{mode}.kernel_hashes is {_text(has_place)}"
-    if manifest.firmware.verifies_kernel_hashes:
-        verdict = verifier(firmware, name)
-        if verdict in _FOUND:
-            yield f"firmware.verifies_kernel_hashes is not true: it {_FOUND[verdict]}"
+    claims = {
+        "firmware.verifies_kernel_hashes": manifest.firmware.verifies_kernel_hashes,
+        "launch.measured": manifest.launch.measured,
+    }
+    if any(claims.values()) and (verdict := verifier(firmware, name)) in _FOUND:
+        for claim in filter(claims.get, claims):
+            yield f"{claim} is not true: it {_FOUND[verdict]}"
 
 
 def _text(value: object) -> str:

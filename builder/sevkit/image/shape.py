@@ -269,6 +269,13 @@ class Launch(Part):
         tuple[int, ...], Field(description="SEV_FEATURES of an SNP launch, bit 0 included.")
     ]
     vmms: Annotated[tuple[Vmm, ...], Field(description="Whose virtual machine monitors.")]
+    measured: Annotated[
+        bool,
+        Field(
+            description="Whether the recipe asks for measured boot: firmware that does not check "
+            "kernel hashes was refused. False: it declares that boot is not measured."
+        ),
+    ]
 
 
 class Measurement(Part):

@@ -30,7 +30,7 @@ from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
 
-VERSION = 7
+VERSION = 8
 
 BUILD_ID_DIGITS = 12
 _PROOF = "firmware-proof"
@@ -249,7 +249,9 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
         "launch": {
             "modes": _modes(params["launch"]["modes"], facts, out),
             "vcpus": params["launch"]["vcpus"],
-            **{key: params["launch"][key] for key in ("cpus", "guest_features", "vmms")},
+            **{
+                key: params["launch"][key] for key in ("cpus", "guest_features", "vmms", "measured")
+            },
         },
         "measurements": [],
         "constraints": Constraints().model_dump(),
