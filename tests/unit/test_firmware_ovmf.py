@@ -142,6 +142,7 @@ def test_a_te_module_is_understood() -> None:
         (firmware()[:-1], "truncated"),
         (firmware()[:70000], "truncated"),
         (firmware()[:65536], "store of UEFI variables"),
+        (firmware()[:50], "ends within the header of its first firmware volume"),
         (firmware() + b"\n", "no GUIDed table"),
         (firmware().ljust(LIMIT_BYTES + 1), "larger than 16 MiB"),
     ],

@@ -142,7 +142,7 @@ def parse(data: bytes, name: str) -> FirmwareFacts:
     """The facts of an image that was read. Raises `ImageError` as `read_firmware` does."""
     _check_kind(data, name)
     found = list(volumes(data, name))
-    _check_is_not_only_variables(found, name)
+    _check_holds_code(found, name)
     table = _table(data, name)
     entries = {UUID(entry.guid): bytes.fromhex(entry.data) for entry in table}
     metadata = _metadata(data, entries.get(_SEV_METADATA), name)
@@ -182,7 +182,9 @@ def _check_kind(data: bytes, name: str) -> None:
         raise _not_ovmf(name, "it does not begin with a firmware volume", _USUAL)
 
 
-def _check_is_not_only_variables(found: Sequence[Volume], name: str) -> None:
+def _check_holds_code(found: Sequence[Volume], name: str) -> None:
+    if not found:
+        raise _not_ovmf(name, "it ends within the header of its first firmware volume", _USUAL)
     if all(volume.kind == _VARIABLES for volume in found):
         raise _not_ovmf(
             name,
