@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.project.lock import Lock, changes_of, config_key, read_lock
 from sevkit.project.project import Project
@@ -117,12 +118,17 @@ def test_a_configuration_that_was_edited_or_lost_is_refused(lock: Lock) -> None:
         lock.config("d" * 64)
 
 
-def test_a_linked_in_initramfs_is_no_part_of_a_configuration() -> None:
-    def stage(**inputs: str) -> Stage:
-        return Stage("kernel", "kernel", 1, {"configs": ["base"]}, inputs)
+def test_a_linked_in_initramfs_and_the_sandbox_are_no_part_of_a_configuration() -> None:
+    def stage(config: str = "base", sandbox: str | None = None, **inputs: str) -> Stage:
+        params: dict[str, Json] = {"configs": [config]}
+        if sandbox is not None:
+            params["sandbox"] = sandbox
+        return Stage("kernel", "kernel", 1, params, inputs)
 
     assert config_key(stage(a="1", initramfs="2")) == config_key(stage(a="1"))
     assert config_key(stage(a="1")) != config_key(stage(a="2"))
+    assert config_key(stage(a="1", sandbox="none")) == config_key(stage(a="1"))
+    assert config_key(stage(a="1", config="other")) != config_key(stage(a="1"))
 
 
 @pytest.mark.parametrize(

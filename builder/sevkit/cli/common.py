@@ -66,12 +66,6 @@ def build_options(function: F) -> F:
             click.option("-B", "--always-make", is_flag=True, help="Build even what is there."),
             click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
             click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
-            click.option(
-                "--sandbox",
-                type=click.Choice(["bwrap", "none"]),
-                default="bwrap",
-                help="How build steps are confined.",
-            ),
         ]
     ):
         function = option(function)
@@ -82,13 +76,24 @@ def plan_options(function: F) -> F:
     """The flags of every verb that plans a build: whom it may ask, and what decides the keys."""
     offline = click.option("--offline", is_flag=True, help="Touch no network.")
     locked = click.option("--locked", is_flag=True, help="Refuse what is not in the lock file.")
+    return offline(locked(tool_options(function)))
+
+
+def tool_options(function: F) -> F:
+    """The flags of every verb that asks which tools build, and how they are confined."""
     toolchain = click.option(
         "--toolchain",
         default="host",
         metavar="host|debian:SUITE",
         help="Whose compilers build: this host's, or pinned packages of a Debian release.",
     )
-    return offline(locked(toolchain(function)))
+    sandbox = click.option(
+        "--sandbox",
+        type=click.Choice(["bwrap", "none"]),
+        default="bwrap",
+        help="How build steps are confined.",
+    )
+    return toolchain(sandbox(function))
 
 
 @dataclass(frozen=True)
@@ -148,9 +153,15 @@ def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
         )
 
 
-def quiet(*, offline: bool = False, toolchain: str = "host", locked: bool = False) -> BuildOptions:
+def quiet(
+    *,
+    offline: bool = False,
+    toolchain: str = "host",
+    sandbox: str = "bwrap",
+    locked: bool = False,
+) -> BuildOptions:
     """The options of a verb that builds only as a means."""
-    return BuildOptions(offline=offline, toolchain=toolchain, locked=locked)
+    return BuildOptions(offline=offline, toolchain=toolchain, sandbox=sandbox, locked=locked)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

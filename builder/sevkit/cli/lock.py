@@ -16,6 +16,7 @@ from sevkit.cli.common import (
     quiet,
     shown,
     split_words,
+    tool_options,
 )
 from sevkit.errors import RecipeError
 
@@ -23,18 +24,16 @@ from sevkit.errors import RecipeError
 @main.command()
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @click.option("--update", is_flag=True, help="Look everything up anew.")
-@click.option(
-    "--toolchain", default="host", metavar="host|debian:SUITE", help="As for build: lock it too."
-)
+@tool_options
 @click.pass_obj
-def lock(place: Place, words: tuple[str, ...], update: bool, toolchain: str) -> None:
+def lock(place: Place, /, words: tuple[str, ...], update: bool, **flags: Any) -> None:
     """Pin every source, and the kernel configuration, in recipes/RECIPE.lock.
 
     What is locked stays so until --update. Builds read the lock; with --locked they refuse what
     is not in it.
     """
     targets, overrides = split_words(words)
-    options = quiet(toolchain=toolchain)
+    options = quiet(**flags)
     with opened(place, options) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)

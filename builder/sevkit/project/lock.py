@@ -195,9 +195,13 @@ def changes_of(old: Lock, new: Lock) -> list[str]:
 
 
 def config_key(stage: Stage) -> str:
-    """What the configuration of a kernel stage rests on; a linked-in initramfs is no part of it."""
+    """What the configuration of a kernel stage rests on.
+
+    A linked-in initramfs is no part of it, nor is how the stage is confined.
+    """
     inputs = {role: value for role, value in stage.inputs.items() if role != "initramfs"}
-    record = canonical_json({"params": stage.params, "inputs": inputs})
+    params = {name: value for name, value in stage.params.items() if name != "sandbox"}
+    record = canonical_json({"params": params, "inputs": inputs})
     return hashlib.sha256(record.encode()).hexdigest()
 
 

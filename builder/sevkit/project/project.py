@@ -25,7 +25,7 @@ from sevkit.project.vendor import without_vendored
 from sevkit.recipe.file import load
 from sevkit.recipe.library import Library
 from sevkit.recipe.model import Recipe
-from sevkit.sandbox import Processes, SandboxRunner
+from sevkit.sandbox import Processes, SandboxRunner, check_confinement
 from sevkit.sources import (
     Apt,
     DebGroup,
@@ -326,6 +326,8 @@ class Project:
     def _questions(
         self, recipe: Recipe, plan: Plan, settings: Settings
     ) -> Iterator[KernelQuestions]:
+        if settings.confined:
+            check_confinement()
         stage = plan.stages[-1]
         self.run(plan, find_work(plan, self.store, [stage.name]), settings)
         tree = self.store.open(stage.key)
