@@ -15,6 +15,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,8 +38,8 @@ from sevkit.measure.snp_report import parse as parse_report
 from sevkit.oci.config import Accounts, runtime_config
 from sevkit.oci.image import find_image
 from sevkit.patches import read_series
+from sevkit.plan import make_plan, requests
 from sevkit.project.lock import Lock, read_lock
-from sevkit.recipe.model import DebSource
 from sevkit.recipe.template import Templates
 from sevkit.recipe.toml_lines import key_lines
 from sevkit.rootfs.copyright import read_copyright, spdx
@@ -46,7 +47,8 @@ from sevkit.rootfs.cpio import Directory, Entry, File, Node, Symlink, read, writ
 from sevkit.rootfs.elf import Elf
 from sevkit.rootfs.loader import FolderTree, closure
 from sevkit.sources import url
-from sevkit.sources.pins import Pin, PinMemory
+from sevkit.sources.pins import DebGroup, Pin, PinMemory
+from sevkit.toolchain import Toolchain
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 REAL_FIRMWARE = (
@@ -498,14 +500,19 @@ License: Expat with exception
  More.
 """
 
-_REQUEST = DebSource(deb="linux-source-6.12", member="linux.tar.xz")
-_PIN = Pin("blob:" + "a" * 64, "linux.deb", 7, {"kind": "deb", "package": "p", "version": "1"})
+
+def _pin(package: str) -> Pin:
+    origin = {"kind": "deb", "package": package, "version": "1", "path": f"pool/{package}.deb"}
+    return Pin("blob:" + "a" * 64, f"{package}.deb", 7, origin)
+
+
+_GROUP = DebGroup(("linux", "linux-headers"))
 
 
 def _pins(data: bytes, folder: Path) -> None:
     """The record's own digest is made right, so that what is behind it is read too."""
     memory = PinMemory(folder)
-    path = memory._path(_REQUEST)
+    path = memory._path(_GROUP)
     try:
         record = json.loads(data)
         rows = json.dumps(record["pins"], sort_keys=True).encode()
@@ -514,7 +521,7 @@ def _pins(data: bytes, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     path.write_bytes(data)
-    for pin in memory.recall(_REQUEST) or ():
+    for pin in memory.recall(_GROUP) or ():
         json.dumps([pin.name, pin.reference, pin.size, dict(pin.origin)]).encode()
 
 
@@ -523,38 +530,68 @@ def _pins_seed() -> bytes:
 
     with TemporaryDirectory() as folder:
         memory = PinMemory(Path(folder))
-        memory.remember(_REQUEST, [_PIN, _PIN])
-        return memory._path(_REQUEST).read_bytes()
+        memory.remember(_GROUP, [_pin("linux"), _pin("linux-headers")])
+        return memory._path(_GROUP).read_bytes()
 
 
 def _lock(data: bytes, folder: Path) -> None:
-    """Read as it is, and again as sevkit would have written what it says."""
-    path = _kept(data, folder, "r.lock")
+    """Read as it is, and again as sevkit would have written what it says; then planned with."""
+    path = _kept(data, folder, "child.lock")
     try:
-        read_lock(path, "r")
+        lock = read_lock(path, "child")
     except SevkitError:
         path.write_text(json.dumps(json.loads(data), indent=1, sort_keys=True) + "\n")
-        lock = read_lock(path, "r")
-        if lock is not None:
-            lock.pins(_REQUEST)
+        lock = read_lock(path, "child")
+    assert lock is not None
+    project = _PROJECTS[folder]
+    recipe = project.child(_WITH_MEMBERS)
+    wanted = requests(recipe, _TOOLCHAIN)
+    pins = {name: lock.pins(request) for name, request in wanted.items()}
+    found = {name: each for name, each in pins.items() if each is not None}
+    if found.keys() == pins.keys():
+        make_plan(recipe, project.library, found, _TOOLCHAIN)
+        for pin in chain.from_iterable(found.values()):
+            assert pin.origin["path"]
 
 
 def _lock_run(data: bytes, folder: Path) -> None:
     try:
         json.loads(data)
     except (ValueError, RecursionError):
-        read_lock(_kept(data, folder, "r.lock"), "r")
+        read_lock(_kept(data, folder, "child.lock"), "child")
     else:
         _lock(data, folder)
 
 
-_LOCK = (
-    Lock(Path("r.lock"), "r")
-    .with_pins("linux", _REQUEST, [_PIN])
-    .with_config("d" * 64, "r-6.12.config", b"CONFIG_64BIT=y\n")
-    .text()
-    .encode()
-)
+_WITH_MEMBERS = """
+[sources.linux]
+deb = "linux-source-{{ series }}"
+member = "linux.tar.xz"
+
+[sources.ovmf]
+deb = "ovmf"
+member = "OVMF.fd"
+"""
+_TOOLCHAIN = Toolchain("trixie")
+"""Asks no tool of this host for its version."""
+
+
+def _with_lockable_project(folder: Path) -> None:
+    _with_project(folder)
+    for name in ("one", "two"):
+        _PROJECTS[folder].write(f"kernel-configs/{name}.config", "# Why.\nCONFIG_PCI=y\n")
+
+
+def _lock_seed() -> bytes:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        recipe = Project(Path(folder)).child(_WITH_MEMBERS)
+    lock = Lock(Path("child.lock"), "child")
+    for name, request in requests(recipe, _TOOLCHAIN).items():
+        packages = ("binutils", "gcc", "gzip") if isinstance(request, DebGroup) else (name,)
+        lock = lock.with_pins(name, request, [_pin(package) for package in packages])
+    return lock.with_config("d" * 64, "child-6.12.config", b"CONFIG_64BIT=y\n").text().encode()
 
 
 class _Answers:
@@ -688,7 +725,7 @@ def _targets() -> list[Target]:
             refusals=(SevkitError, url._TransferError, url._RefusedError),
         ),
         Target("snp-report", lambda data, _: parse_report(data), [report, report.hex().encode()]),
-        Target("lock", _lock_run, [_LOCK], is_json=True),
+        Target("lock", _lock_run, [_lock_seed()], is_json=True, prepare=_with_lockable_project),
     ]
 
 

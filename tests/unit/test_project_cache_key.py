@@ -2,7 +2,8 @@
 """The key of a CI cache: it follows every input that it lists, and nothing else."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sevkit.plan import requests
 from sevkit.project.cache_key import Inputs, inputs_of, key_of
 from sevkit.project.lock import Lock
 from sevkit.project.project import Project
+from sevkit.sources import Pin
 from sevkit.toolchain import HOST, Toolchain
 
 Inside = Callable[..., Inputs]
@@ -66,6 +68,17 @@ def inputs(folder: Path, tools: dict[str, str]) -> Inside:
         return inputs_of(project.recipe(name, values), project)
 
     return ask
+
+
+def lockable_pins(names: Mapping[str, object]) -> dict[str, list[Pin]]:
+    """Those of `fake_pins`, with all that a lock wants to know."""
+    return {
+        name: [
+            replace(pin, origin={**pin.origin, "version": "1", "path": "pool/p.deb"})
+            for pin in pins
+        ]
+        for name, pins in fake_pins(names).items()
+    }
 
 
 def listed(folder: Path, rows: Inputs) -> set[Path]:
@@ -161,7 +174,7 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
         inputs(locked=True)
     unlocked = key_of(inputs())
     try:
-        for name, pins in fake_pins(wanted).items():
+        for name, pins in lockable_pins(wanted).items():
             lock.write({})
             with pytest.raises(RecipeError, match="is not locked as"):
                 inputs(locked=True)
@@ -170,7 +183,7 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
         rows = inputs(locked=True)
         assert {kind for kind, _ in rows} == {"file", "source", "stage", "tool"}
         assert key_of(rows) == key_of(inputs()) != unlocked
-        other = next(iter(fake_pins({"x": 1, "linux": 2}).values()))
+        other = next(iter(lockable_pins({"x": 1, "linux": 2}).values()))
         lock.with_pins("linux", wanted["linux"], other).write({})
         assert key_of(inputs()) != key_of(rows)
         with pytest.raises(RecipeError, match="debs:toolchain is not locked"):

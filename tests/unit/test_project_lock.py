@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,16 @@ from sevkit.canonical import Json
 from sevkit.errors import RecipeError
 from sevkit.project.lock import Lock, changes_of, config_key, read_lock
 from sevkit.project.project import Project
-from sevkit.recipe.model import DebSource, UrlSource
-from sevkit.sources import DebGroup, Pin
+from sevkit.recipe.model import DebSource, GitSource, UrlSource
+from sevkit.sources import DebGroup, Pin, Request
+from sevkit.sources.pins import git_pin
 from sevkit.stage import Stage
 
 LINUX = DebSource(deb="linux-source-6.12", member="linux.tar.xz")
 OTHER = DebSource(deb="linux-source-6.1", member="linux.tar.xz")
 GROUP = DebGroup(("crun",), None)
 URL = UrlSource(url=("https://user:secret@example.org/a.tar",), sha256="c" * 64)
+GIT = GitSource(git="https://example.org/tree.git", commit="e" * 40)
 CONFIG = b"CONFIG_64BIT=y\n"
 
 
@@ -34,6 +37,7 @@ def lock(tmp_path: Path) -> Lock:
     url = Pin("blob:" + "c" * 64, "a.tar", None, {"kind": "url", "url": URL.url[0]})
     return (
         Lock(tmp_path / "recipes" / "r.lock", "r")
+        .with_pins("tree", GIT, [git_pin(GIT)])
         .with_pins("linux", LINUX, [pin("linux")])
         .with_pins("debs:initramfs", GROUP, [pin("libc6", "b"), pin("crun")])
         .with_pins("archive", URL, [url])
@@ -77,7 +81,7 @@ def test_what_is_locked_is_still_fetched_with_the_recipes_credentials(
 def test_the_order_of_locking_changes_nothing(lock: Lock, tmp_path: Path) -> None:
     again = Lock(lock.path, "r").with_config("d" * 64, "r-6.12.config", CONFIG)
     for row in reversed(lock.requests):
-        request = {"linux": LINUX, "debs:initramfs": GROUP, "archive": URL}[row.source]
+        request = {"linux": LINUX, "debs:initramfs": GROUP, "archive": URL, "tree": GIT}[row.source]
         again = again.with_pins(row.source, request, row.pins[::-1])
     assert again.text() == lock.text()
 
@@ -163,6 +167,52 @@ def test_what_is_no_lock_of_this_recipe_is_refused(lock: Lock, old: str, new: st
     with pytest.raises(RecipeError, match="can't be used") as caught:
         read_lock(path, "r")
     assert caught.value.hint == "sevkit lock r"
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"), [(LINUX, [0, 2]), (URL, [0, 2]), (GIT, [0, 2]), (GROUP, [0])]
+)
+def test_a_request_with_too_few_or_too_many_files_is_refused(
+    lock: Lock, asked: Request, counts: list[int]
+) -> None:
+    pins = lock.pins(asked)
+    assert pins is not None
+    for count in counts:
+        lock.with_pins("x", asked, list(pins) * count).write({})
+        with pytest.raises(RecipeError, match="can't be used") as caught:
+            read_lock(lock.path, "r")
+        assert "files for" in caught.value.why
+    lock.with_pins("x", asked, pins).write({})
+    assert read_lock(lock.path, "r") is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "why"),
+    [
+        (LINUX, {"kind": "floppy"}, "floppy"),
+        (LINUX, {"kind": None}, "kind"),
+        (LINUX, {"kind": "deb-src"}, "for deb = linux-source-6.12"),
+        (LINUX, {"kind": "url", "url": "https://example.org"}, "for deb = linux-source-6.12"),
+        (LINUX, {"path": None}, "has no path"),
+        (LINUX, {"package": None}, "has no package"),
+        (GROUP, {"version": None}, "has no version"),
+        (URL, {"url": None}, "has no url"),
+        (GIT, {"url": None}, "has no url"),
+        (GIT, {"commit": None}, "has no commit"),
+        (GIT, {"commit": "f" * 40}, "names no content of kind git"),
+        (URL, {"kind": "git", "commit": "c" * 64}, "names no content of kind git"),
+    ],
+)
+def test_a_pin_that_does_not_say_where_its_file_is_to_be_had_is_refused(
+    lock: Lock, asked: Request, change: dict[str, str | None], why: str
+) -> None:
+    pins = lock.pins(asked)
+    assert pins is not None
+    origin = {key: text for key, text in {**pins[0].origin, **change}.items() if text is not None}
+    lock.with_pins("x", asked, [replace(pins[0], origin=origin)]).write({})
+    with pytest.raises(RecipeError, match="can't be used") as caught:
+        read_lock(lock.path, "r")
+    assert why in caught.value.why
 
 
 JSON = st.recursive(

@@ -16,6 +16,7 @@ from sevkit.sources.pins import without_credentials
 ORIGIN = {"kind": "deb", "package": "crun", "version": "1.8", "path": "pool/main/c/crun/x.deb"}
 PIN = Pin("blob:" + "ab" * 32, "crun_1.8_amd64.deb", 289288, ORIGIN)
 REQUEST = DebSource(deb="crun", suite="trixie")
+GROUP = DebGroup(("crun",), "trixie")
 
 
 @pytest.fixture
@@ -25,12 +26,12 @@ def memory(tmp_path: Path) -> PinMemory:
 
 def test_what_was_remembered_is_recalled_until_it_is_forgotten(memory: PinMemory) -> None:
     assert memory.recall(REQUEST) is None
-    memory.remember(REQUEST, [PIN, PIN])
-    assert memory.recall(REQUEST) == [PIN, PIN]
-    assert PinMemory(memory.folder).recall(REQUEST) == [PIN, PIN]
-    memory.forget(REQUEST)
-    memory.forget(REQUEST)
-    assert memory.recall(REQUEST) is None
+    memory.remember(GROUP, [PIN, PIN])
+    assert memory.recall(GROUP) == [PIN, PIN]
+    assert PinMemory(memory.folder).recall(GROUP) == [PIN, PIN]
+    memory.forget(GROUP)
+    memory.forget(GROUP)
+    assert memory.recall(GROUP) is None
 
 
 def test_in_a_shared_folder_everybody_can_read_it_whatever_the_umask(memory: PinMemory) -> None:
@@ -51,7 +52,7 @@ def test_another_request_is_not_mixed_up_with_it(memory: PinMemory) -> None:
         DebSource(deb="crun"),
         DebSource(deb="crun", suite="sid"),
         DebSource(deb="crun", suite="trixie", version="1.8"),
-        DebGroup(("crun",), "trixie"),
+        GROUP,
     ):
         assert memory.recall(other) is None
     assert memory.recall(DebSource(deb="crun", suite="trixie", member="usr/bin/crun")) == [PIN]
@@ -98,8 +99,8 @@ def test_a_record_that_is_cut_off_is_looked_up_anew(memory: PinMemory) -> None:
 def test_builds_that_remember_at_once_leave_one_whole_record(memory: PinMemory) -> None:
     def remember(number: int) -> None:
         for _ in range(20):
-            memory.remember(REQUEST, [PIN] * number)
-            seen.append(memory.recall(REQUEST))
+            memory.remember(GROUP, [PIN] * number)
+            seen.append(memory.recall(GROUP))
 
     seen: list[object] = []
     threads = [threading.Thread(target=remember, args=(number,)) for number in range(1, 5)]

@@ -19,11 +19,10 @@ from sevkit.canonical import canonical_json, sha256_of
 from sevkit.disk import fsync
 from sevkit.errors import RecipeError
 from sevkit.recipe.model import FileSource
-from sevkit.sources.pins import Pin, Request, described, without_credentials
+from sevkit.sources.pins import Pin, Request, described, read_pins, without_credentials
 from sevkit.stage import Stage
 
 _SCHEMA = 1
-_REFERENCE = re.compile(r"(blob:[0-9a-f]{64}|git:[0-9a-f]{40})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*")
 
@@ -209,7 +208,7 @@ def _parsed(value: Any, path: Path) -> Lock:
     if value["schema"] != _SCHEMA:
         raise ValueError(f"schema {value['schema']}, and this sevkit reads {_SCHEMA}")
     requests = tuple(
-        Locked(str(row["source"]), dict(row["request"]), tuple(map(_pin, row["pins"])))
+        Locked(str(row["source"]), row["request"], tuple(read_pins(row["pins"], row["request"])))
         for row in value["requests"]
     )
     configs = {}
@@ -218,19 +217,6 @@ def _parsed(value: Any, path: Path) -> Lock:
             raise ValueError(f"kernel_configs: {row['file']}")
         configs[key] = (row["file"], row["sha256"])
     return Lock(path, str(value["recipe"]), requests, configs)
-
-
-def _pin(row: Mapping[str, Any]) -> Pin:
-    pin = Pin(**row)
-    texts = [*pin.origin.keys(), *pin.origin.values()]
-    if (
-        not _REFERENCE.fullmatch(pin.reference)
-        or not _FILE_NAME.fullmatch(pin.name)
-        or not all(isinstance(text, str) for text in texts)
-        or not (pin.size is None or type(pin.size) is int)
-    ):
-        raise ValueError(f"pin {pin.name}")
-    return pin
 
 
 def _damaged(path: Path, recipe: str, why: str) -> RecipeError:

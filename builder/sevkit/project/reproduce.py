@@ -25,6 +25,7 @@ from sevkit.plan import Pins, make_plan, requests
 from sevkit.project.project import Project
 from sevkit.recipe.model import FileSource, Recipe
 from sevkit.sources import Pin
+from sevkit.sources.pins import described, read_pins
 from sevkit.stage import Plan
 from sevkit.store.store import Store
 from sevkit.toolchain import Toolchain, toolchain
@@ -121,11 +122,10 @@ def reproduce(
 
 def _pins(manifest: Manifest, recipe: Recipe, tools: Toolchain) -> Pins:
     """The sources of the manifest, by request. Raises `ImageError` where the recipe wants more."""
-    found: dict[str, list[Pin]] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in manifest.sources:
-        if row.origin["kind"] != "file":
-            pin = Pin(row.reference, row.name, row.size, dict(row.origin))
-            found.setdefault(row.source, []).append(pin)
+        if row.origin.get("kind") != "file":
+            found.setdefault(row.source, []).append(row.model_dump(exclude={"source"}))
     wanted = requests(recipe, tools)
     packaged = {name for name, request in wanted.items() if not isinstance(request, FileSource)}
     if lacking := sorted(packaged - found.keys()):
@@ -134,7 +134,15 @@ def _pins(manifest: Manifest, recipe: Recipe, tools: Toolchain) -> Pins:
             why=f"{recipe.name} of this project asks for it now",
             hint="take the project as it was when the image was built",
         )
-    return {name: found.get(name, []) for name in wanted}
+    pins: dict[str, Sequence[Pin]] = dict.fromkeys(wanted, ())
+    for name in packaged:
+        try:
+            pins[name] = read_pins(found[name], described(wanted[name]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ImageError(
+                f"the manifest does not say what {name} was", why=f"{type(error).__name__}: {error}"
+            ) from error
+    return pins
 
 
 def _share_sources(plan: Plan, old: Store, new: Store, draft: Path) -> None:

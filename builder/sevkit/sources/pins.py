@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sevkit.canonical import Json
 from sevkit.errors import SourceError
@@ -23,6 +24,18 @@ Progress = Callable[[int, int | None, str], None]
 """Called with bytes so far, bytes in all when known, and a note."""
 
 _SCHEMA = 2
+_REFERENCE = re.compile(r"blob:[0-9a-f]{64}|git:[0-9a-f]{40}")
+_PACKAGE_PARTS = ("package", "version", "path")
+_ORIGINS: Mapping[str, Sequence[str]] = {
+    "deb": _PACKAGE_PARTS,
+    "deb-src": _PACKAGE_PARTS,
+    "git": ("url", "commit"),
+    "url": ("url",),
+}
+"""Kind of an origin → what else it must say."""
+_KINDS = {"packages": "deb", "deb": "deb", "deb_src": "deb-src", "url": "url", "git": "git"}
+"""What only requests of one sort have → the kind of their origins."""
+_SEVERAL_FILES = ("packages", "deb_src")
 
 
 class SourceGoneError(SourceError):
@@ -126,7 +139,7 @@ class PinMemory:
                 return None
             if record["sha256"] != _digest(record["pins"]):
                 return None
-            return [_checked(Pin(**row)) for row in record["pins"]]
+            return read_pins(record["pins"], record["request"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -171,15 +184,38 @@ def described(request: Request) -> Mapping[str, Json]:
     return plain
 
 
+def read_pins(rows: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> Sequence[Pin]:
+    """The pins that plain data says a request, as `described` gives it, resolved to.
+
+    Raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` for what can be none: an origin
+    that does not say enough to fetch by, another kind than was asked for, too few or too many.
+    """
+    pins = [_checked(Pin(**row)) for row in rows]
+    sort = next((sort for sort in _KINDS if sort in request), None)
+    if sort is None:
+        raise ValueError(f"a request for {', '.join(request) or 'nothing'}")
+    if not pins or (len(pins) > 1 and sort not in _SEVERAL_FILES):
+        raise ValueError(f"{len(pins)} files for {sort} = {request[sort]}")
+    for pin in pins:
+        if pin.origin["kind"] != _KINDS[sort]:
+            raise ValueError(f"{pin.name} for {sort} = {request[sort]}")
+    return pins
+
+
 def _checked(pin: Pin) -> Pin:
-    """`pin`, unless what was remembered can't be one."""
-    texts = [pin.name, *pin.origin.keys(), *pin.origin.values()]
-    if (
-        not re.fullmatch(r"blob:[0-9a-f]{64}", pin.reference)
-        or not all(isinstance(text, str) for text in texts)
-        or not isinstance(pin.size, int)
-        or "/" in pin.name
-        or pin.name in ("", ".", "..")
-    ):
-        raise ValueError(pin.reference)
+    """`pin`, unless it can't be one; `read_pins` says what is raised then."""
+    name, origin = pin.name, pin.origin
+    if not all(isinstance(text, str) for text in [name, *origin.keys(), *origin.values()]):
+        raise ValueError("name and origin of a pin are texts")
+    if "/" in name or name in ("", ".", "..") or not name.isprintable():
+        raise ValueError(f"a file called {name!r}")
+    kind = origin["kind"]
+    for part in _ORIGINS[kind]:
+        if part not in origin:
+            raise ValueError(f"{name}: an origin of kind {kind} has no {part}")
+    digest = rf"git:{re.escape(origin['commit'])}" if kind == "git" else "blob:.*"
+    if not _REFERENCE.fullmatch(pin.reference) or not re.fullmatch(digest, pin.reference):
+        raise ValueError(f"{name}: {pin.reference} names no content of kind {kind}")
+    if not (pin.size is None or type(pin.size) is int):
+        raise ValueError(f"{name}: its size is {pin.size!r}")
     return pin
