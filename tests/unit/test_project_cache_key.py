@@ -14,14 +14,15 @@ from test_plan import REPOSITORY, fake_pins
 from sevkit import plan as planning
 from sevkit.errors import RecipeError
 from sevkit.events import Event
-from sevkit.plan import requests
+from sevkit.plan import make_plan, requests
 from sevkit.project.cache_key import Inputs, inputs_of, key_of
-from sevkit.project.lock import Lock
+from sevkit.project.lock import Lock, config_key
 from sevkit.project.project import Project
 from sevkit.sources import Pin
 from sevkit.toolchain import HOST, Toolchain
 
 Inside = Callable[..., Inputs]
+CONFIG = b"CONFIG_64BIT=y\n"
 FOLDERS = ("recipes", "kernel-configs", "patches", "agent")
 CHANGES = {
     "grown": lambda data: data + b"\n",
@@ -180,8 +181,14 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
                 inputs(locked=True)
             lock = lock.with_pins(name, wanted[name], pins)
         lock.write({})
+        with pytest.raises(RecipeError, match="locks no kernel configuration"):
+            inputs(locked=True)
+        assert key_of(inputs()) != unlocked
+        plan = make_plan(recipe, project.library, lockable_pins(wanted))
+        lock = lock.with_config(config_key(plan.stage("kernel")), "r.config", CONFIG)
+        lock.write({"r.config": CONFIG})
         rows = inputs(locked=True)
-        assert {kind for kind, _ in rows} == {"file", "source", "stage", "tool"}
+        assert {kind for kind, _ in rows} == {"config", "file", "source", "stage", "tool"}
         assert key_of(rows) == key_of(inputs()) != unlocked
         other = next(iter(lockable_pins({"x": 1, "linux": 2}).values()))
         lock.with_pins("linux", wanted["linux"], other).write({})
@@ -189,4 +196,5 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
         with pytest.raises(RecipeError, match="debs:toolchain is not locked"):
             inputs(Toolchain("trixie"), locked=True)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
+        path.with_name("r.config").unlink(missing_ok=True)

@@ -52,7 +52,8 @@ def lock(place: Place, /, words: tuple[str, ...], update: bool, **flags: Any) ->
 def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) -> None:
     """Write all that RECIPE is built from into FOLDER, to build elsewhere without network.
 
-    There: sevkit -C FOLDER build RECIPE --locked --offline.
+    There: sevkit -C FOLDER build RECIPE --locked --offline, without --locked where no lock held the
+    kernel configuration.
     """
     from sevkit.project.vendor import vendor as write
 

@@ -139,19 +139,26 @@ class Project:
         return lock
 
     def locked_config(self, lock: Lock | None, stage: Stage) -> Path | None:
-        """The configuration that is locked for the kernel `stage`."""
-        if lock is None or not lock.configs:
+        """The configuration that is locked for the kernel `stage`.
+
+        Raises `RecipeError` where there must be one and is none.
+        """
+        if lock is None:
             return None
         path = lock.config(config_key(stage))
         if path is not None:
             self.library.observe([path])
+        elif self.locked and not lock.configs:
+            raise RecipeError(
+                f"{lock.path} locks no kernel configuration", hint=f"sevkit lock {lock.recipe}"
+            )
         elif self.locked:
             raise RecipeError(
                 f"{lock.path}: the kernel configuration is locked for something else",
                 why="the source, patches, fragments or compiler are others than they were",
                 hint=f"sevkit lock {lock.recipe}",
             )
-        else:
+        elif lock.configs:
             self.listener(Notice(f"{lock.path.name} locks another kernel configuration"))
         return path
 

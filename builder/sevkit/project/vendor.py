@@ -34,7 +34,7 @@ SUMS = "SHA256SUMS"
 _README = """\
 # {name} {version}, with all that it is built from
 
-    sevkit -C . build {name} --locked --offline
+    sevkit -C . build {name} {options}
 
 needs sevkit, and the tools that it names where they are missing; no network and no filled store.
 `sources/` holds every file that would be fetched, `recipes/{name}.lock` says what each of them is.
@@ -61,7 +61,8 @@ def vendor(recipe: Recipe, plan: Plan, lock: Lock, library: Library, store: Stor
             sums.append(f"{sha256_of(draft / SOURCES / name)}  {name}\n")
         (draft / SOURCES / SUMS).write_text("".join(sums))
         replace(lock, path=draft / "recipes" / f"{recipe.name}.lock").write(_configs(lock))
-        readme = _README.format(name=recipe.name, version=recipe.version)
+        options = "--locked --offline" if lock.configs else "--offline"
+        readme = _README.format(name=recipe.name, version=recipe.version, options=options)
         (draft / "README.md").write_text(readme, encoding="utf-8")
         draft.rename(to)
     finally:
