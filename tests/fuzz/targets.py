@@ -591,7 +591,8 @@ def _lock_seed() -> bytes:
     for name, request in requests(recipe, _TOOLCHAIN).items():
         packages = ("binutils", "gcc", "gzip") if isinstance(request, DebGroup) else (name,)
         lock = lock.with_pins(name, request, [_pin(package) for package in packages])
-    return lock.with_config("d" * 64, "child-6.12.config", b"CONFIG_64BIT=y\n").text().encode()
+    lock = lock.with_config("d" * 64, "6.12", b"CONFIG_64BIT=y\n", "debian:trixie", {"a": "b"})
+    return lock.text().encode()
 
 
 class _Answers:

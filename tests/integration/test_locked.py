@@ -80,6 +80,46 @@ def test_a_lock_pins_every_source_and_the_kernel_configuration(
         assert planned.returncode == 0, planned.stderr
 
 
+def test_each_value_of_a_variable_has_a_configuration_of_its_own(
+    sevkit: Sevkit, project: Path
+) -> None:
+    recipe = project / "recipes" / "two.toml"
+    recipe.write_text(
+        f'schema = 1\nextends = "{RECIPE}"\nname = "two"\n\n'
+        '[vars]\nplacement = "separate"\npacking = "zstd"\n\n'
+        '[initramfs]\nplacement = "{{ placement }}"\ncompression = "{{ packing }}"\n'
+    )
+    choices = ((), ("packing=gzip",), ("placement=builtin",))
+
+    def held(number: int) -> bool:
+        planned = sevkit("-C", project, "build", "two", "-n", "--locked", *choices[number])
+        return planned.returncode == 0
+
+    def locked(number: int) -> dict[str, str]:
+        """The configurations after locking one choice."""
+        answer = sevkit("-C", project, "lock", "two", *choices[number])
+        assert answer.returncode == 0, answer.stderr
+        return {path.name: path.read_text() for path in (project / "recipes").glob("two-*.config")}
+
+    assert set(locked(0)) == {"two-6.12.config"}
+    assert [held(number) for number in range(3)] == [True, False, False]
+    assert set(locked(1)) == {"two-6.12.config"}
+    first = locked(2)
+    assert [held(number) for number in range(3)] == [True, True, True]
+    plain, builtin = sorted(first, key=len)
+    assert 'INITRAMFS_SOURCE="initramfs.cpio.zstd"' in first[builtin]
+    assert 'INITRAMFS_SOURCE=""' in first[plain]
+
+    edit(project / "kernel-configs" / "sev.config", "# CONFIG_SWAP is not set", "CONFIG_SWAP=y")
+    locked(2)
+    assert [held(number) for number in range(3)] == [False, False, True]
+    locked(0)
+    again = locked(1)
+    assert [held(number) for number in range(3)] == [True, True, True]
+    assert set(again) == {plain, builtin}
+    assert all("CONFIG_SWAP=y" in text for text in again.values())
+
+
 def test_what_is_not_as_it_was_locked_is_refused_by_name(sevkit: Sevkit, project: Path) -> None:
     lock = project / "recipes" / f"{RECIPE}.lock"
     config = project / "recipes" / f"{RECIPE}-6.12.config"

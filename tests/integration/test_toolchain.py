@@ -179,6 +179,9 @@ def test_a_lock_and_a_vendored_folder_hold_the_compilers_too(
             assert refused.returncode == 2
             assert why in refused.stderr
 
+    assert sevkit("-C", project, "lock", recipe, env=env).returncode == 0
+    assert sevkit(*plan, env=env).returncode == sevkit(*plan, *TOOLS, env=env).returncode == 0
+
     folder = tmp_path / "vendored"
     made = sevkit("-C", project, "vendor", folder, recipe, *TOOLS, env=env)
     assert made.returncode == 0, made.stderr

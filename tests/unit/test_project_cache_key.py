@@ -167,6 +167,7 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
     folder: Path, inputs: Inside
 ) -> None:
     path = folder / "recipes" / "sev-guest-ovmf.lock"
+    config = path.with_name("sev-guest-ovmf-6.12.config")
     project = Project(folder, folder / "out", folder / "store", heard)
     recipe = project.recipe("sev-guest-ovmf", {})
     wanted = requests(recipe)
@@ -185,8 +186,8 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
             inputs(locked=True)
         assert key_of(inputs()) != unlocked
         plan = make_plan(recipe, project.library, lockable_pins(wanted))
-        lock = lock.with_config(config_key(plan.stage("kernel")), "r.config", CONFIG)
-        lock.write({"r.config": CONFIG})
+        lock = lock.with_config(config_key(plan.stage("kernel")), "6.12", CONFIG, "host", {})
+        lock.write({config.name: CONFIG})
         rows = inputs(locked=True)
         assert {kind for kind, _ in rows} == {"config", "file", "source", "stage", "tool"}
         assert key_of(rows) == key_of(inputs()) != unlocked
@@ -197,4 +198,4 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
             inputs(Toolchain("trixie"), locked=True)
     finally:
         path.unlink(missing_ok=True)
-        path.with_name("r.config").unlink(missing_ok=True)
+        config.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ OTHER = DebSource(deb="linux-source-6.1", member="linux.tar.xz")
 GROUP = DebGroup(("crun",), None)
 URL = UrlSource(url=("https://user:secret@example.org/a.tar",), sha256="c" * 64)
 GIT = GitSource(git="https://example.org/tree.git", commit="e" * 40)
+PACKED = {"packing": "zstd"}
 CONFIG = b"CONFIG_64BIT=y\n"
 
 
@@ -41,7 +42,7 @@ def lock(tmp_path: Path) -> Lock:
         .with_pins("linux", LINUX, [pin("linux")])
         .with_pins("debs:initramfs", GROUP, [pin("libc6", "b"), pin("crun")])
         .with_pins("archive", URL, [url])
-        .with_config("d" * 64, "r-6.12.config", CONFIG)
+        .with_config("d" * 64, "6.12", CONFIG, "host", PACKED)
     )
 
 
@@ -79,7 +80,7 @@ def test_what_is_locked_is_still_fetched_with_the_recipes_credentials(
 
 
 def test_the_order_of_locking_changes_nothing(lock: Lock, tmp_path: Path) -> None:
-    again = Lock(lock.path, "r").with_config("d" * 64, "r-6.12.config", CONFIG)
+    again = Lock(lock.path, "r").with_config("d" * 64, "6.12", CONFIG, "host", PACKED)
     for row in reversed(lock.requests):
         request = {"linux": LINUX, "debs:initramfs": GROUP, "archive": URL, "tree": GIT}[row.source]
         again = again.with_pins(row.source, request, row.pins[::-1])
@@ -102,7 +103,7 @@ def test_changes_are_told_line_by_line(lock: Lock) -> None:
     assert changes_of(lock, lock) == []
     newer = lock.with_pins("linux", LINUX, [pin("linux-new")])
     newer = newer.with_pins("debs:initramfs", GROUP, [pin("libc6", "f"), pin("crun")])
-    newer = newer.with_config("e" * 64, "r-6.12.config", b"other")
+    newer = newer.with_config("e" * 64, "6.12", b"other", "host", PACKED)
     assert changes_of(lock, newer) == [
         "linux: linux_1%3a2~3+4_amd64.deb is out",
         "linux: linux-new_1%3a2~3+4_amd64.deb is in",
@@ -120,6 +121,60 @@ def test_a_configuration_that_was_edited_or_lost_is_refused(lock: Lock) -> None:
     config.unlink()
     with pytest.raises(RecipeError, match="No such file"):
         lock.config("d" * 64)
+
+
+def files_of(lock: Lock) -> dict[str, str]:
+    """The first digit of each key, and the file that its configuration is in."""
+    return {key[0]: row.file for key, row in lock.configs.items()}
+
+
+def test_each_choice_of_variables_and_toolchain_has_a_configuration_of_its_own(lock: Lock) -> None:
+    packed = {"packing": "gzip"}
+    both = lock.with_config("e" * 64, "6.12", b"gzip", "host", packed)
+    three = both.with_config("f" * 64, "6.12", b"trixie", "debian:trixie", PACKED)
+    assert files_of(three)["d"] == "r-6.12.config"
+    assert len(set(files_of(three).values())) == 3
+    assert all(name.startswith("r-6.12") for name in files_of(three).values())
+
+    moved_on = three.with_config("1" * 64, "6.12", b"gzip, later", "host", packed)
+    assert files_of(moved_on) == {
+        **{key: files_of(three)[key] for key in "df"},
+        "1": files_of(three)["e"],
+    }
+    more = {**packed, "new": "x"}
+    assert files_of(moved_on.with_config("2" * 64, "6.12", b"later", "host", more)) == {
+        **{key: files_of(three)[key] for key in "df"},
+        "2": files_of(three)["e"],
+    }
+
+
+def test_equal_configurations_share_a_file_and_the_plain_name_is_taken_up_again(
+    lock: Lock,
+) -> None:
+    packed = {"packing": "gzip"}
+    both = lock.with_config("e" * 64, "6.12", CONFIG, "host", packed)
+    assert files_of(both) == {"d": "r-6.12.config", "e": "r-6.12.config"}
+    first = both.with_config("1" * 64, "6.12", b"later", "host", PACKED)
+    assert files_of(first)["e"] == "r-6.12.config" != files_of(first)["1"]
+    again = first.with_config("2" * 64, "6.12", b"later", "host", packed)
+    assert files_of(again) == {"1": "r-6.12.config", "2": "r-6.12.config"}
+    other = again.with_config("3" * 64, "6.1", b"other", "host", {"packing": "xz"})
+    assert files_of(other)["3"] == "r-6.1.config"
+
+
+def test_a_configuration_that_is_locked_no_more_goes_unless_it_was_edited(lock: Lock) -> None:
+    written(lock)
+    lock.remove_configs(lock)
+    config = lock.path.with_name("r-6.12.config")
+    assert config.read_bytes() == CONFIG
+    config.write_bytes(b"edited")
+    lock.remove_configs(Lock(lock.path, "r"))
+    assert config.exists()
+    config.write_bytes(CONFIG)
+    lock.remove_configs(Lock(lock.path, "r"))
+    assert not config.exists()
+    lock.remove_configs(Lock(lock.path, "r"))
+    assert changes_of(lock, Lock(lock.path, "r", lock.requests)) == ["kernel: r-6.12.config is out"]
 
 
 def test_a_linked_in_initramfs_and_the_sandbox_are_no_part_of_a_configuration() -> None:
@@ -146,6 +201,9 @@ def test_a_linked_in_initramfs_and_the_sandbox_are_no_part_of_a_configuration() 
         ('"size": 7', '"size": "7"'),
         ('"size": 7', '"size": true'),
         ('"file": "r-6.12.config"', '"file": "../../etc/shadow"'),
+        ('"file": "r-6.12.config"', '"file": "r.toml"'),
+        ('"packing": "zstd"', '"packing": 1'),
+        ('"toolchain": "host"', '"toolchain": null'),
         ('"kernel_configs"', '"configs"'),
         ('"pins": [', '"pins": 1, "x": ['),
         ('"requests": [', '"requests": ['),
@@ -231,7 +289,7 @@ def test_any_value_anywhere_gives_a_lock_or_one_error(
 ) -> None:
     base = tmp_path_factory.getbasetemp() / "lock-fuzz.lock"
     lock = Lock(base, "r").with_pins("linux", LINUX, [pin("linux")])
-    value = json.loads(lock.with_config("d" * 64, "r.config", CONFIG).text())
+    value = json.loads(lock.with_config("d" * 64, "6.12", CONFIG, "host", PACKED).text())
     place = value
     while isinstance(place, dict | list) and place:
         keys = sorted(place) if isinstance(place, dict) else range(len(place))

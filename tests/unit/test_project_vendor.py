@@ -18,7 +18,7 @@ def test_its_command_is_locked_only_where_a_kernel_configuration_is(tmp_path: Pa
     store = Store(tmp_path / "store")
     unlocked = Lock(tmp_path / "project" / "recipes" / "base.lock", "base")
     config = b"CONFIG_64BIT=y\n"
-    locked = unlocked.with_config("d" * 64, "base-6.12.config", config)
+    locked = unlocked.with_config("d" * 64, "6.12", config, "host", {})
     locked.write({"base-6.12.config": config})
     said = {}
     for name, lock in (("locked", locked), ("unlocked", unlocked)):

@@ -38,7 +38,7 @@ def inputs_of(recipe: Recipe, project: Project) -> Inputs:
             rows += [("source", f"{name} {pin.name} {pin.reference}") for pin in found]
         pins[name] = found
     if lock is not None:
-        rows += [("config", f"{name} {digest}") for name, digest in lock.configs.values()]
+        rows += [("config", f"{row.file} {row.sha256}") for row in lock.configs.values()]
     locked_config = partial(project.locked_config, lock)
     plan = make_plan(recipe, project.library, pins, project.toolchain, locked_config)
     for reference, path in plan.local.items():

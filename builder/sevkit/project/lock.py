@@ -23,8 +23,9 @@ from sevkit.sources.pins import Pin, Request, described, read_pins, without_cred
 from sevkit.stage import Stage
 
 _SCHEMA = 1
+_SHORT_DIGITS = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*")
+_CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*\.config")
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,33 @@ class Locked:
 
 
 @dataclass(frozen=True)
+class LockedConfig:
+    """A kernel configuration that is locked: the file beside the lock, its SHA-256, and for what.
+
+    `toolchain` is as the command line says it, `variables` are those of the recipe.
+    """
+
+    file: str
+    sha256: str
+    toolchain: str
+    variables: Mapping[str, str]
+
+    def stands_for(self, toolchain: str, variables: Mapping[str, str]) -> bool:
+        """Whether it is for these choices: no variable that both know has another value."""
+        common = self.variables.keys() & variables.keys()
+        return self.toolchain == toolchain and all(
+            self.variables[name] == variables[name] for name in common
+        )
+
+
+@dataclass(frozen=True)
 class Lock:
-    """The lock file at `path`. `configs`: key of a configuration → file beside it and SHA-256."""
+    """The lock file at `path`. `configs`: what a configuration rests on, by `config_key` → it."""
 
     path: Path
     recipe: str
     requests: tuple[Locked, ...] = ()
-    configs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    configs: Mapping[str, LockedConfig] = field(default_factory=dict)
 
     def pins(self, request: Request) -> Sequence[Pin] | None:
         """What `request` was locked to; None when it is not in the lock. A file needs no lock."""
@@ -73,18 +94,18 @@ class Lock:
         """
         if key not in self.configs:
             return None
-        name, digest = self.configs[key]
-        path = self.path.with_name(name)
+        locked = self.configs[key]
+        path = self.path.with_name(locked.file)
         try:
             found = sha256_of(path)
         except OSError as error:
             raise RecipeError(
                 f"{path}: {error.strerror}", hint=f"sevkit lock {self.recipe}"
             ) from error
-        if found != digest:
+        if found != locked.sha256:
             raise RecipeError(
                 f"{path} is not the configuration that {self.path.name} locks",
-                why=f"its SHA-256 is {found}, not {digest}",
+                why=f"its SHA-256 is {found}, not {locked.sha256}",
                 hint=f"change a fragment instead, then sevkit lock {self.recipe}",
             )
         return path
@@ -102,10 +123,32 @@ class Lock:
         kept = [other for other in self.requests if other.request != row.request]
         return replace(self, requests=(*kept, row))
 
-    def with_config(self, key: str, name: str, data: bytes) -> "Lock":
-        """The lock with the configuration `data` in the file `name`, for `write` to write."""
-        kept = {old: row for old, row in self.configs.items() if row[0] != name}
-        return replace(self, configs={**kept, key: (name, hashlib.sha256(data).hexdigest())})
+    def with_config(
+        self, key: str, series: str, data: bytes, toolchain: str, variables: Mapping[str, str]
+    ) -> "Lock":
+        """The lock with the configuration `data` of a kernel of `series`, for `write` to write.
+
+        What was locked for the same `toolchain` and `variables` goes. Equal configurations share
+        one file; the plain name is that of the first.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        kept, names = dict[str, LockedConfig](), [f"{self.recipe}-{series}.config"]
+        for other, row in sorted(self.configs.items()):
+            if other != key and not row.stands_for(toolchain, variables):
+                kept[other] = row
+            elif row.file.startswith(f"{self.recipe}-{series}-"):
+                names.append(row.file)
+        choices = canonical_json({"toolchain": toolchain, "variables": dict(variables)})
+        short = hashlib.sha256(choices.encode()).hexdigest()[:_SHORT_DIGITS]
+        names += [row.file for row in kept.values() if row.sha256 == digest]
+        names.append(f"{self.recipe}-{series}-{short}.config")
+        taken = {row.file for row in kept.values() if row.sha256 != digest}
+        name = next(name for name in names if name not in taken)
+        for other, row in kept.items():
+            if row.sha256 == digest:
+                kept[other] = replace(row, file=name)
+        row = LockedConfig(name, digest, toolchain, dict(variables))
+        return replace(self, configs={**kept, key: row})
 
     def text(self) -> str:
         """The one text form: equal locks are equal bytes."""
@@ -123,7 +166,8 @@ class Lock:
             )
         ]
         configs = {
-            key: {"file": name, "sha256": digest} for key, (name, digest) in self.configs.items()
+            key: asdict(replace(row, variables=dict(row.variables)))
+            for key, row in self.configs.items()
         }
         record = {
             "schema": _SCHEMA,
@@ -145,6 +189,14 @@ class Lock:
                 draft.replace(place)
             finally:
                 draft.unlink(missing_ok=True)
+
+    def remove_configs(self, kept: "Lock") -> None:
+        """Remove the configurations that `kept`, written since, lacks; not one that was edited."""
+        names = {row.file for row in kept.configs.values()}
+        for row in self.configs.values():
+            place = self.path.with_name(row.file)
+            if row.file not in names and place.is_file() and sha256_of(place) == row.sha256:
+                place.unlink()
 
 
 def read_lock(path: Path, recipe: str) -> Lock | None:
@@ -186,10 +238,14 @@ def changes_of(old: Lock, new: Lock) -> list[str]:
         for key in sorted(files[0].keys() & files[1].keys())
         if files[0][key] != files[1][key]
     ]
-    before = dict(old.configs.values())
-    for name, digest in sorted(new.configs.values()):
-        if before.get(name) != digest:
-            lines.append(f"kernel: {name} is {'another' if name in before else 'new'}")
+    before, after = ({row.file: row.sha256 for row in lock.configs.values()} for lock in (old, new))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            lines.append(f"kernel: {name} is new")
+        elif name not in after:
+            lines.append(f"kernel: {name} is out")
+        elif before[name] != after[name]:
+            lines.append(f"kernel: {name} is another")
     return lines
 
 
@@ -213,9 +269,15 @@ def _parsed(value: Any, path: Path) -> Lock:
     )
     configs = {}
     for key, row in value["kernel_configs"].items():
-        if not _FILE_NAME.fullmatch(row["file"]) or not _DIGEST.fullmatch(row["sha256"]):
-            raise ValueError(f"kernel_configs: {row['file']}")
-        configs[key] = (row["file"], row["sha256"])
+        config = LockedConfig(**row)
+        texts = [config.toolchain, *config.variables.keys(), *config.variables.values()]
+        if (
+            not _CONFIG_NAME.fullmatch(config.file)
+            or not _DIGEST.fullmatch(config.sha256)
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise ValueError(f"kernel_configs: {config.file}")
+        configs[key] = config
     return Lock(path, str(value["recipe"]), requests, configs)
 
 

@@ -189,9 +189,10 @@ class Project:
             questions.check()
             config = questions.config.read_bytes()
             series = ".".join(version_of(questions.tree).split(".")[:2])
-        name = f"{recipe.name}-{series}.config"
-        lock = lock.with_config(config_key(plan.stage("kernel")), name, config)
-        lock.write({name: config})
+        key = config_key(plan.stage("kernel"))
+        lock = lock.with_config(key, series, config, self.toolchain.name, recipe.vars)
+        lock.write({lock.configs[key].file: config})
+        old.remove_configs(lock)
         return changes_of(old, lock)
 
     def whole_lock(self, recipe: Recipe) -> Lock:
