@@ -152,6 +152,19 @@ def test_what_is_not_as_it_was_locked_is_refused_by_name(sevkit: Sevkit, project
         edit(path, old, new)
         assert words in refusal()
         path.write_text(whole)
+    before = lock.read_text()
+    edit(lock, '"schema": 1', '<<<<<<< HEAD\n "schema": 1')
+    conflict = lock.read_text()
+    kept = sevkit("-C", project, "lock", RECIPE)
+    assert kept.returncode == 2
+    assert "<<<<<<< HEAD" in kept.stderr
+    assert f"sevkit lock {RECIPE} --update" in kept.stderr
+    assert lock.read_text() == conflict
+    anew = sevkit("-C", project, "lock", RECIPE, "--update")
+    assert anew.returncode == 0, anew.stderr
+    assert "it is written anew" in anew.stderr
+    assert lock.read_text() == before
+
     lock.rename(project / "lock")
     assert "there is no" in refusal()
     (project / "lock").rename(lock)

@@ -224,7 +224,29 @@ def test_what_is_no_lock_of_this_recipe_is_refused(lock: Lock, old: str, new: st
         return
     with pytest.raises(RecipeError, match="can't be used") as caught:
         read_lock(path, "r")
-    assert caught.value.hint == "sevkit lock r"
+    assert caught.value.hint.endswith("sevkit lock r --update")
+
+
+def test_the_line_that_is_not_as_it_was_written_is_named(lock: Lock) -> None:
+    path = written(lock)
+    text = path.read_text()
+    lines = text.splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if '"size": 7' in line)
+    ours, theirs = lines[number - 1], lines[number - 1].replace("7", "8")
+    merge = [f"<<<<<<< HEAD\n{ours}", f"=======\n{theirs}", ">>>>>>> other"]
+    for change, why in (
+        ("\n".join(merge), f"line {number}: <<<<<<< HEAD"),
+        (f" {ours}", f"not as sevkit writes it: line {number}: {ours.strip()}"),
+    ):
+        path.write_text("\n".join([*lines[: number - 1], change, *lines[number:], ""]))
+        with pytest.raises(RecipeError, match="can't be used") as caught:
+            read_lock(path, "r")
+        assert why in caught.value.why
+    path.write_text(text + "\n")
+    with pytest.raises(RecipeError, match="can't be used"):
+        read_lock(path, "r")
+    path.write_text(text)
+    assert read_lock(path, "r") is not None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ from sevkit.stage import Stage
 
 _SCHEMA = 1
 _SHORT_DIGITS = 8
+_SHOWN_CHARACTERS = 80
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*\.config")
+
+
+class DamagedLockError(RecipeError):
+    """A lock file that is none, or not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ class Lock:
         return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write the lock, and `files` beside it, each at once."""
+        """Write the lock, and `files` beside it, each at once and to the disk; the lock last."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for name, data in {**files, self.path.name: self.text().encode()}.items():
             place = self.path.with_name(name)
@@ -189,6 +195,7 @@ class Lock:
                 draft.replace(place)
             finally:
                 draft.unlink(missing_ok=True)
+        fsync(self.path.parent)
 
     def remove_configs(self, kept: "Lock") -> None:
         """Remove the configurations that `kept`, written since, lacks; not one that was edited."""
@@ -202,7 +209,7 @@ class Lock:
 def read_lock(path: Path, recipe: str) -> Lock | None:
     """The lock of `recipe` in `path`; None where there is none.
 
-    Raises `RecipeError` for a file that is damaged, was edited, or is of another recipe.
+    Raises `DamagedLockError` for a file that is damaged, was edited, or is of another recipe.
     """
     try:
         raw = path.read_text(encoding="utf-8")
@@ -212,12 +219,18 @@ def read_lock(path: Path, recipe: str) -> Lock | None:
         raise _damaged(path, recipe, str(error)) from error
     try:
         lock = _parsed(json.loads(raw), path)
+    except json.JSONDecodeError as error:
+        raise _damaged(path, recipe, _line_of(raw, error.lineno)) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, recipe, f"{type(error).__name__}: {error}") from error
     if lock.recipe != recipe:
         raise _damaged(path, recipe, f"it is the lock of {lock.recipe}")
     if lock.text() != raw:
-        raise _damaged(path, recipe, "its text is not as sevkit writes it")
+        pairs = zip_longest(raw.splitlines(), lock.text().splitlines())
+        number = next((number for number, (a, b) in enumerate(pairs, 1) if a != b), 1)
+        raise _damaged(
+            path, recipe, f"its text is not as sevkit writes it: {_line_of(raw, number)}"
+        )
     return lock
 
 
@@ -282,7 +295,16 @@ def _parsed(value: Any, path: Path) -> Lock:
 
 
 def _damaged(path: Path, recipe: str, why: str) -> RecipeError:
-    return RecipeError(f"{path} can't be used", why=why, hint=f"sevkit lock {recipe}")
+    return DamagedLockError(
+        f"{path} can't be used",
+        why=why,
+        hint=f"mend it, or look everything up anew: sevkit lock {recipe} --update",
+    )
+
+
+def _line_of(text: str, number: int) -> str:
+    line = text.splitlines()[number - 1 : number]
+    return f"line {number}: {line[0].strip()[:_SHOWN_CHARACTERS]}" if line else f"line {number}"
 
 
 def _public(request: Request) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from sevkit.image.output import image_dir, point_latest, publish
 from sevkit.kconfig import version_of
 from sevkit.plan import Pins, kernel_config, make_kconfig_plan, make_plan, requests
 from sevkit.project.kernel_questions import KernelQuestions
-from sevkit.project.lock import Lock, changes_of, config_key, read_lock
+from sevkit.project.lock import DamagedLockError, Lock, changes_of, config_key, read_lock
 from sevkit.project.vendor import without_vendored
 from sevkit.recipe.file import load
 from sevkit.recipe.library import Library
@@ -165,13 +165,12 @@ class Project:
     def write_lock(self, recipe: Recipe, settings: Settings, *, update: bool) -> list[str]:
         """Lock all that `recipe` asks for, and its kernel configuration; what changed, a line each.
 
-        What is locked already stays, unless `update`: then everything is looked up anew.
+        What is locked already stays, unless `update`: then everything is looked up anew, and a lock
+        that is damaged is written anew too. Raises `RecipeError` for one otherwise.
         """
         if update:
             self.forget_pins(recipe)
-        old = self._readable_lock(recipe) or Lock(
-            self.folder / "recipes" / f"{recipe.name}.lock", recipe.name
-        )
+        old = self._lock_to_change(recipe, update=update)
         lock = old
         pins: dict[str, Sequence[Pin]] = {}
         for name, request in requests(recipe, self.toolchain).items():
@@ -205,13 +204,16 @@ class Project:
             lock = lock.with_pins(name, request, pins[name])
         return lock
 
-    def _readable_lock(self, recipe: Recipe) -> Lock | None:
-        """The lock, unless it is damaged and so is to be written anew."""
+    def _lock_to_change(self, recipe: Recipe, *, update: bool) -> Lock:
+        """The lock, an empty one where there is none or, with `update`, only a damaged one."""
+        lock = None
         try:
-            return self.lock(recipe)
-        except RecipeError as error:
+            lock = self.lock(recipe)
+        except DamagedLockError as error:
+            if not update:
+                raise
             self.listener(Notice(f"{error.what}: it is written anew"))
-            return None
+        return lock or Lock(self.folder / "recipes" / f"{recipe.name}.lock", recipe.name)
 
     def forget_pins(self, recipe: Recipe) -> None:
         """Have the sources of `recipe` looked up again."""
