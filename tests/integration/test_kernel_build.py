@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sevkit.canonical import Json
-from sevkit.errors import BuildError
+from sevkit.errors import BuildError, RecipeError
 from sevkit.sandbox import Processes, SandboxRunner
 from sevkit.stage import Stage
-from sevkit.stages.kernel import build_kernel
+from sevkit.stages.kernel import LOCKED_CONFIG, build_kernel
 
 SMALL = """\
 # SEV exists on 64-bit processors only.
@@ -130,15 +130,19 @@ def kernel(mirror: None, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return Kernel(folder, archive)
 
 
+@pytest.fixture(scope="module")
+def leftovers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What builds leave for each other."""
+    return tmp_path_factory.mktemp("leftovers")
+
+
 def test_a_compilation_that_broke_off_goes_on_and_gives_the_bytes_of_a_whole_one(
-    kernel: Kernel, tmp_path: Path
+    kernel: Kernel, leftovers: Path, tmp_path: Path
 ) -> None:
     given = tmp_path / "initramfs-stage"
     given.mkdir()
     archive = gzip.compress(hashlib.sha512(b"not compressible").digest() * 3, mtime=0)
     (given / "initramfs").write_bytes(archive)
-    leftovers = tmp_path / "leftovers"
-    leftovers.mkdir()
     patch = tmp_path / "late.patch"
     patch.write_text(LATE)
     with pytest.raises(BuildError, match=r"drivers/base/core\.c:1:2: error: #error too late"):
@@ -178,6 +182,25 @@ def test_progress_counts_the_files_of_the_kernel(kernel: Kernel) -> None:
     done, total = counted[-1]
     assert total is not None
     assert 0.9 * total <= done <= total
+
+
+def test_a_locked_configuration_is_compiled_as_it_is(
+    kernel: Kernel, leftovers: Path, tmp_path: Path
+) -> None:
+    free = kernel.build("free", {}, {}, "separate", leftovers=leftovers)
+    config = (free / "config").read_text()
+    left_open = 'CONFIG_DEFAULT_HOSTNAME="(none)"'
+    assert left_open in config
+    locked = tmp_path / "locked.config"
+    locked.write_text(config.replace(left_open, 'CONFIG_DEFAULT_HOSTNAME="locked"'))
+    inputs = {LOCKED_CONFIG: locked}
+    made = kernel.build("locked", inputs, {}, "separate", leftovers=leftovers)
+    assert (made / "config").read_bytes() == locked.read_bytes()
+    assert b"locked\0" in unpacked(made / "vmlinuz")
+    assert b"locked\0" not in unpacked(free / "vmlinuz")
+    asks = '\n# Another name.\nCONFIG_DEFAULT_HOSTNAME="asked"\n'
+    with pytest.raises(RecipeError, match="DEFAULT_HOSTNAME"):
+        kernel.build("against-the-fragments", inputs, {}, "separate", more=asks)
 
 
 def test_a_file_that_does_not_compile_is_shown_with_the_compilers_words(
