@@ -104,6 +104,18 @@ def test_a_flipped_byte_in_the_store_is_found_and_the_next_build_mends_it(
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.parametrize("sandbox", ["bwrap", "none"])
+def test_that_steps_are_not_confined_is_said_also_when_there_are_none_to_run(
+    sevkit: Sevkit, store: Path, sandbox: str
+) -> None:
+    environment = {"SEVKIT_STORE": str(store)}
+    words = ["build", TARGET, "--ci", f"--sandbox={sandbox}"]
+    for outcome in ("built", "up to date", "up to date", "up to date"):
+        done = sevkit(*words, env=environment)
+        assert done.stdout.startswith(outcome), done.stderr
+        assert ("build steps can read this host" in done.stderr) == (sandbox == "none")
+
+
 def start(store: Path, tmp_path: Path, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "sevkit", "--output", tmp_path / "o", "build", *words, "--ci"],

@@ -64,13 +64,14 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
         from sevkit.store import uptodate
 
         text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
-        uptodate.remember(
-            place.arguments,
-            answer=text,
-            inputs=project.observed(),
-            results=[path for answer in answers for path in answer.files],
-            read_since_ns=read_since,
-        )
+        if settings.confined:  # else it is said each time that it is not
+            uptodate.remember(
+                place.arguments,
+                answer=text,
+                inputs=project.observed(),
+                results=[path for answer in answers for path in answer.files],
+                read_since_ns=read_since,
+            )
         click.echo(text)
     else:
         seconds = time.monotonic() - started
