@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def run_sevkit(
         timeout=timeout,
         check=False,
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what tests have counted with `record_property`, whole numbers, in all."""
+    totals: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if isinstance(value, int) and getattr(report, "when", "") == "call":
+                    totals[name] += value
+    for name, total in totals.items():
+        terminalreporter.write_line(f"{name}: {total}")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 from sevkit.archive.reader import Slice, opened
 from sevkit.errors import SourceError
 
+_MEMBERS = 1000
 _CONTROL_BYTES = 1 << 20
 _CONTROL_ARCHIVE_BYTES = 64 << 20
 _AR_HEADER = re.compile(rb"([!-~][ -~]{15})[ -~]{32}([0-9]{1,10}) *`\n")
@@ -41,7 +42,9 @@ def deb_parts(deb: Path) -> dict[str, Slice]:
     if is_deb(deb):
         with deb.open("rb") as file:
             position = 8
-            while position < end and len(found) < 2:
+            for _ in range(_MEMBERS):
+                if position >= end or len(found) == 2:
+                    break
                 file.seek(position)
                 header = _AR_HEADER.fullmatch(file.read(60))
                 if header is None or position + 60 + int(header[2]) > end:
@@ -49,6 +52,8 @@ def deb_parts(deb: Path) -> dict[str, Slice]:
                 part = Slice(deb, position + 60, int(header[2]))
                 for name in ("control", "data"):
                     if header[1].startswith(f"{name}.tar".encode()):
+                        if name in found:
+                            raise SourceError(f"{deb.name} holds {name}.tar twice")
                         found[name] = part
                 position += 60 + part.size + part.size % 2
     if len(found) < 2:
