@@ -148,6 +148,21 @@ def test_a_list_of_allowed_signers_says_who_and_for_what(good: Path, make_key: K
             check(good, allowed)
 
 
+@pytest.mark.parametrize("start", ["\ufeff", " # ours\n", "\t#\n\n  ", "\ufeff# ours\r\n"])
+@pytest.mark.parametrize("who", ["", "ann@example.org "])
+def test_how_a_file_of_keys_begins_does_not_change_what_it_is(
+    start: str, who: str, good: Path, make_key: Key
+) -> None:
+    key, other = make_key(), make_key("other")
+    keys = good.parent / "keys"
+    keys.write_text(f"{start}{who}{public(key).read_text()}", encoding="utf-8")
+    sign(good, key)
+    assert (who.strip() or "signer") in check(good, keys)
+    sign(good, other)
+    with pytest.raises(ImageError):
+        check(good, keys)
+
+
 def test_files_that_hold_no_public_key_are_refused(good: Path, make_key: Key) -> None:
     key = make_key()
     sign(good, key)

@@ -106,10 +106,11 @@ def check(folder: Path, keys: Path, identity: str | None = None) -> str:
 def _write_allowed(keys: Path, allowed: Path) -> bool:
     """Write `keys` as an allowed-signers file; whether it was one already."""
     try:
-        text = keys.read_text(encoding="utf-8")
+        text = keys.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{keys} can't be read as public keys", why=str(error)) from error
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("#")]
     if "PRIVATE KEY" in text or not lines:
         raise RecipeError(
             f"{keys} holds no public key", hint="name the .pub file, or an allowed-signers file"
