@@ -16,6 +16,7 @@ from sevkit.image.output import publish
 from sevkit.image.signature import NAMESPACE, attach, check, message, sign
 
 Key = Callable[..., Path]
+Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -161,6 +162,23 @@ def test_how_a_file_of_keys_begins_does_not_change_what_it_is(
     sign(good, other)
     with pytest.raises(ImageError):
         check(good, keys)
+
+
+def test_an_identity_without_keys_to_check_it_by_is_refused(
+    good: Path, make_key: Key, sevkit: Sevkit
+) -> None:
+    key = make_key()
+    allowed = good.parent / "allowed_signers"
+    allowed.write_text(f"ann@example.org {public(key).read_text()}")
+    sign(good, key)
+    words = ("verify", good, "--identity", "ann@example.org")
+    refused = sevkit(*words)
+    assert refused.returncode == 2
+    assert "add --key FILE" in refused.stderr
+    assert "as published" not in refused.stdout
+    taken = sevkit(*words, "--key", allowed)
+    assert (taken.returncode, taken.stderr) == (0, "")
+    assert "ann@example.org" in taken.stdout
 
 
 def test_files_that_hold_no_public_key_are_refused(good: Path, make_key: Key) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from sevkit.cli.common import Place, main, shown
+from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
     from sevkit.guest.launch import Accelerator
@@ -56,6 +57,11 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None) -> 
     from sevkit.image.measured import measurement_differences
     from sevkit.image.output import find_image
 
+    if identity is not None and key is None:
+        raise RecipeError(
+            "--identity says whose signature it must be, and nothing says whose keys are trusted",
+            hint="add --key FILE, a file of allowed signers (ssh-keygen(1))",
+        )
     folder = find_image(image, place.output)
     found = differences(folder) or measurement_differences(folder, load(folder))
     for line in found:
