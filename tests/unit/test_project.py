@@ -11,12 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from firmware_samples import firmware
 from test_plan import REPOSITORY
+
+from sevkit.project.lock import Lock
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
+from sevkit.sources import self_pinned
 
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 AGENT = b"#!/bin/sh\necho of a recipe's own\n"
@@ -282,3 +288,30 @@ def test_a_build_with_nothing_to_do_is_answered_from_the_record_wherever_options
     known = answer("-C", project.folder, *words)
     assert (known.returncode, known.stdout) == (0, said)
     assert answer("-C", project.folder, *words, "kernel_series=6.1").returncode == 1
+
+
+def test_a_lock_brings_in_nothing_but_what_the_recipe_names(project: Project) -> None:
+    """Neither another file of the server, nor a repository outside of the project."""
+    project.serve("other", b"#!/bin/sh\necho evil\n")
+    agent = project.serve("agent", AGENT)
+    linux = project.commit("linux")
+    project.recipe(linux=linux, agent=agent, fw=project.write("fw", FIRMWARE))
+    recipe = load("own", {}, Library.of(project.folder))
+    path = project.folder / "recipes" / "own.lock"
+    good = Lock(path, "own")
+    for name in ("linux", "agent"):
+        good = good.with_pins(name, recipe.sources[name], self_pinned(recipe.sources[name]) or ())
+    [pin] = good.pins(recipe.sources["agent"]) or ()
+    other = hashlib.sha256((project.served / "other").read_bytes()).hexdigest()
+    other_place = {**pin.origin, "url": f"{project.address}/other"}
+    for changed in (
+        replace(pin, reference=f"blob:{other}", origin=other_place),
+        replace(pin, origin={**pin.origin, "url": f"file://{project.served}/agent"}),
+    ):
+        good.with_pins("agent", recipe.sources["agent"], [changed]).write({})
+        for words in (["build", "own:agent"], ["fetch", "own"]):
+            refused = project.run(*words, "--ci")
+            assert refused.returncode == 2
+            assert "own.lock locks agent to something else than the recipe names" in refused.stderr
+    good.write({})
+    assert "agent: built" in project.done("build", "own:agent", "--ci")

@@ -295,6 +295,32 @@ def test_a_pin_that_does_not_say_where_its_file_is_to_be_had_is_refused(
     assert why in caught.value.why
 
 
+@pytest.mark.parametrize("asked", [URL, GIT])
+def test_a_lock_does_not_say_otherwise_than_a_recipe_that_names_a_digest_or_commit(
+    lock: Lock, asked: Request
+) -> None:
+    pins = lock.pins(asked)
+    assert pins is not None
+    [one] = pins
+    digit = "b" if asked is URL else "f"
+    other = f"{one.reference[:-4]}{digit * 4}"
+    commit = {"commit": other[4:]} if asked is GIT else {}
+    for changed in (
+        replace(one, reference=other, origin={**one.origin, **commit}),
+        replace(one, origin={**one.origin, "url": "file:///home/somebody/private"}),
+    ):
+        lock.with_pins("x", asked, [changed]).write({})
+        read = read_lock(lock.path, "r")
+        assert read is not None
+        with pytest.raises(RecipeError, match="locks x to something else than the rec") as caught:
+            read.pins(asked)
+        assert changed.reference in caught.value.why
+        assert changed.origin["url"] in caught.value.why
+        assert "secret" not in str(caught.value)
+        assert caught.value.hint == "sevkit lock r"
+        assert read.pins(LINUX)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (

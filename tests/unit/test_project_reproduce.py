@@ -4,8 +4,15 @@
 from pathlib import Path
 
 import pytest
+from image_samples import image, recipe
 
+from sevkit.errors import ImageError
+from sevkit.image.manifest import load
+from sevkit.image.shape import Source
+from sevkit.project import reproduce as module
 from sevkit.project.reproduce import Comparison, Reproduction, compared
+from sevkit.recipe.model import Recipe
+from sevkit.toolchain import HOST
 
 BLOCK = 1 << 20
 
@@ -59,3 +66,30 @@ def test_files_that_one_image_has_alone_are_told_and_signatures_are_not(tmp_path
 def test_an_image_is_reproduced_when_no_file_differs(difference: str | None, same: bool) -> None:
     files = [Comparison("a", None), Comparison("b", difference)]
     assert Reproduction(Path("image"), files, [], [], "").is_same is same
+
+
+def git_recipe(url: str, commit: str = "a" * 40) -> Recipe:
+    sources = {"linux": {"git": url, "commit": commit}, "ovmf": {"file": Path("OVMF.fd")}}
+    agent = {"source": "ovmf", "member": "agent"}
+    return recipe(sources=sources, agent=agent)
+
+
+def test_an_image_says_neither_what_is_fetched_nor_from_where(tmp_path: Path) -> None:
+    private = "file:///home/somebody/private"
+    manifest = load(image(tmp_path))
+
+    def pins(asked: Recipe, commit: str) -> object:
+        origin = {"kind": "git", "url": private, "commit": commit}
+        row = Source(
+            source="linux", reference=f"git:{commit}", name="linux.tar", size=7, origin=origin
+        )
+        return module._pins(manifest.model_copy(update={"sources": (row,)}), asked, HOST)
+
+    asked = git_recipe("https://user:secret@example.org/linux.git")
+    found = pins(asked, "a" * 40)
+    assert isinstance(found, dict)
+    [pin] = found["linux"]
+    assert pin.origin["url"] == "https://user:secret@example.org/linux.git"
+    with pytest.raises(ImageError, match="built from another linux") as caught:
+        pins(asked, "b" * 40)
+    assert f"git:{'b' * 40}" in caught.value.why

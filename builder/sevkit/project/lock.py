@@ -20,7 +20,7 @@ from sevkit.canonical import canonical_json, sha256_of
 from sevkit.disk import fsync
 from sevkit.errors import RecipeError
 from sevkit.recipe.model import FileSource
-from sevkit.sources.pins import Pin, Request, described, read_pins, without_credentials
+from sevkit.sources.pins import Pin, Request, described, read_pins, self_pinned, without_credentials
 from sevkit.stage import Stage
 
 _SCHEMA = 1
@@ -73,11 +73,27 @@ class Lock:
     configs: Mapping[str, LockedConfig] = field(default_factory=dict)
 
     def pins(self, request: Request) -> Sequence[Pin] | None:
-        """What `request` was locked to; None when it is not in the lock. A file needs no lock."""
+        """What `request` was locked to; None when it is not in the lock. A file needs no lock.
+
+        Raises `RecipeError` where the lock says something else than a request that pins itself.
+        """
         if isinstance(request, FileSource):
             return []
         wanted = _public(request)
-        return next((row.pins for row in self.requests if row.request == wanted), None)
+        row = next((row for row in self.requests if row.request == wanted), None)
+        own = self_pinned(request)
+        if row is None:
+            return None
+        if own is not None and _named(row.pins) != _named(own):
+            raise RecipeError(
+                f"{self.path} locks {row.source} to something else than the recipe names",
+                why="\n".join(
+                    f"{who}: {pins[0].reference}, {_in_words(without_credentials(pins[0].origin))}"
+                    for who, pins in (("recipe", own), ("lock", row.pins))
+                ),
+                hint=f"sevkit lock {self.recipe}",
+            )
+        return row.pins
 
     def refusal(self, source: str, request: Request) -> RecipeError:
         """Why a build that must be locked can't go on with `request`."""
@@ -316,6 +332,10 @@ def _public(request: Request) -> Mapping[str, Any]:
         return without_credentials({"": value})[""] if isinstance(value, str) else value
 
     return {name: clean(value) for name, value in described(request).items()}
+
+
+def _named(pins: Sequence[Pin]) -> Sequence[tuple[str, Mapping[str, str]]]:
+    return [(pin.reference, without_credentials(pin.origin)) for pin in pins]
 
 
 def _in_words(request: Mapping[str, Any]) -> str:

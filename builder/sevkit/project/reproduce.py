@@ -25,7 +25,7 @@ from sevkit.plan import Pins, make_plan, requests
 from sevkit.project.project import Project
 from sevkit.recipe.model import FileSource, Recipe
 from sevkit.sources import Pin
-from sevkit.sources.pins import described, read_pins
+from sevkit.sources.pins import described, read_pins, self_pinned
 from sevkit.stage import Plan
 from sevkit.store.store import Store
 from sevkit.toolchain import Toolchain, toolchain
@@ -121,7 +121,11 @@ def reproduce(
 
 
 def _pins(manifest: Manifest, recipe: Recipe, tools: Toolchain) -> Pins:
-    """The sources of the manifest, by request. Raises `ImageError` where the recipe wants more."""
+    """The sources of the manifest, by request, from where the recipe has them.
+
+    Raises `ImageError` where the recipe wants more, or itself names another file or commit: an
+    image must not say what is fetched from where.
+    """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in manifest.sources:
         if row.origin.get("kind") != "file":
@@ -142,6 +146,17 @@ def _pins(manifest: Manifest, recipe: Recipe, tools: Toolchain) -> Pins:
             raise ImageError(
                 f"the manifest does not say what {name} was", why=f"{type(error).__name__}: {error}"
             ) from error
+        own = self_pinned(wanted[name])
+        if own is None:
+            continue
+        if [pin.reference for pin in own] != [pin.reference for pin in pins[name]]:
+            raise ImageError(
+                f"the image was built from another {name}",
+                why=f"{recipe.name} of this project names {own[0].reference}, "
+                f"the manifest {pins[name][0].reference}",
+                hint="take the project as it was when the image was built",
+            )
+        pins[name] = own
     return pins
 
 
