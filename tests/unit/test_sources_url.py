@@ -4,17 +4,21 @@
 import contextlib
 import gzip
 import hashlib
+import ipaddress
 import random
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sevkit.errors import SourceError
 from sevkit.recipe.model import UrlSource
@@ -497,30 +501,84 @@ def test_a_password_is_for_its_own_host_alone(server: Server, tmp_path: Path) ->
     assert server.credentials[-1] is None
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(server: Server, tmp_path: Path) -> None:
-    words = ["-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    files = ["-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
-    subprocess.run(["openssl", "req", *words, *files], check=True, capture_output=True)
+def certificate(folder: Path, name: str, days: tuple[int, int]) -> Path:
+    """A key and a certificate of its own for an address, valid between two days from today."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))])
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    first, last = (datetime.now(UTC) + timedelta(days=day) for day in days)
+    made = x509.CertificateBuilder(who, who, key.public_key(), 1, first, last)
+    made = made.add_extension(names, critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    public = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    path = folder / "certificate.pem"
+    path.write_bytes(private + public)
+    return path
+
+
+@contextlib.contextmanager
+def with_tls(certificate: Path) -> Iterator[str]:
+    """The address of a file on a server with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
-    plain = server.url("good")
+    context.load_cert_chain(certificate)
     with Server() as safe:
         safe.socket = context.wrap_socket(safe.socket, server_side=True)
         thread = threading.Thread(target=safe.serve_forever, args=(0.01,))
         thread.start()
         try:
-            for url, why in (
-                (safe.url("good").replace("http:", "https:"), "certificate is not trusted"),
-                (plain.replace("http:", "https:"), "does not speak TLS"),
-            ):
-                with pytest.raises(SourceError) as caught:
-                    module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
-                assert why in caught.value.why
-                assert not (tmp_path / "out").exists()
+            yield safe.url("good").replace("http:", "https:")
         finally:
             safe.shutdown()
             thread.join()
-    module.fetch_url(pin_of([plain]), tmp_path / "out", lambda *told: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "trusted", "why"),
+    [
+        ("127.0.0.1", (-2, 2), True, ""),
+        ("127.0.0.1", (-2, 2), False, "its certificate is not trusted"),
+        ("127.0.0.2", (-2, 2), True, "its certificate is another host's"),
+        ("127.0.0.1", (-2, -1), True, "its certificate has expired"),
+        ("127.0.0.1", (1, 2), True, "its certificate is not trusted"),
+    ],
+    ids=["good", "untrusted", "of another host", "expired", "not yet valid"],
+)
+def test_a_certificate_must_be_trusted_of_this_host_and_of_today(
+    name: str,
+    days: tuple[int, int],
+    trusted: bool,
+    why: str,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = certificate(tmp_path, name, days)
+    if trusted:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    with with_tls(file) as url:
+        pin = pin_of([url])
+        if not why:
+            module.fetch_url(pin, tmp_path / "out", lambda *told: None)
+            return
+        with pytest.raises(SourceError) as caught:
+            module.fetch_url(pin, tmp_path / "out", lambda *told: None)
+    assert why in caught.value.why
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_without_tls_is_said_to_have_none(server: Server, tmp_path: Path) -> None:
+    url = server.url("good")
+    with pytest.raises(SourceError) as caught:
+        module.fetch_url(
+            pin_of([url.replace("http:", "https:")]), tmp_path / "out", lambda *told: None
+        )
+    assert "does not speak TLS" in caught.value.why
+    module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
 
 
 def test_the_proxy_of_the_environment_is_used(

@@ -250,6 +250,8 @@ def _in_words(error: Exception) -> str:
         ("timed out", "does not answer in time"),
         ("Connection refused", "refuses the connection"),
         ("IncompleteRead", "broke off in the middle"),
+        ("certificate has expired", "its certificate has expired"),
+        ("certificate is not valid for", "its certificate is another host's"),
         ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
         ("WRONG_VERSION_NUMBER", "does not speak TLS"),
         ("Connection reset", "resets the connection"),
