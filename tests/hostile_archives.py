@@ -9,7 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import zstandard
@@ -298,6 +298,11 @@ def folders(entries: int, each: int) -> bytes:
     """Empty files, each of them below so many folders of its own."""
     names = ("/".join([str(number), *["d"] * (each - 1), "f"]) for number in range(entries))
     return gzip.compress(_tar(*(_entry(name, content=b"") for name in names)))
+
+
+def tar(files: Mapping[str, bytes]) -> bytes:
+    """A tar archive of nothing but files."""
+    return _tar(*(_entry(name, content=content) for name, content in files.items()))
 
 
 def deb(data: bytes, about: bytes = b"") -> bytes:

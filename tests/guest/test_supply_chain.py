@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sevkit.image.sbom import accounted
 from sevkit.store.store import default_root
 
 pytestmark = pytest.mark.network
@@ -38,16 +39,9 @@ def in_image(image: Path, unpacked: Path) -> Listing:
     return files
 
 
-def in_bill(bill: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    for component in bill["components"]:
-        for part in component.get("components", ()):
-            hashes = {row["alg"]: row["content"] for row in part.get("hashes", ())}
-            yield part["bom-ref"], hashes.get("SHA-256")
-
-
 def lacks(image: Path, bill: Mapping[str, Any], unpacked: Path) -> set[str]:
     """What is in the image and not, or otherwise, in the bill."""
-    stated = dict(in_bill(bill))
+    stated = dict(accounted(bill))
     return {
         name
         for name, digest in in_image(image, unpacked).items()
@@ -62,7 +56,7 @@ def test_the_bill_accounts_for_every_file_of_the_image(sev_guest: Path, tmp_path
         **bill,
         "components": [part for part in bill["components"] if part["bom-ref"] != "deb:crun"],
     }
-    assert set(dict(in_bill(bill))) <= set(in_image(sev_guest, tmp_path / "u"))
+    assert set(dict(accounted(bill))) <= set(in_image(sev_guest, tmp_path / "u"))
     assert "guest:/usr/bin/crun" in lacks(sev_guest, without, tmp_path / "u")
 
 

@@ -19,6 +19,25 @@ from sevkit.toolchain import HOST
 
 CONFIG = "CONFIG_AMD_MEM_ENCRYPT=y\nCONFIG_SWIOTLB=y\n"
 DEB = "a" * 64
+_SEVKIT = {"origin": "sevkit", "chain": ["every guest"]}
+_CRUN = {"origin": "package", "package": "crun", "version": "1.8", "licence": "GPL-2.0-or-later"}
+PATHS: Sequence[Mapping[str, Any]] = [
+    {"path": "/dev", "type": "directory", "mode": "0755", **_SEVKIT},
+    {"path": "/dev/console", "type": "char", "mode": "0600", "device": "5:1", **_SEVKIT},
+    {
+        **{"path": "/init", "type": "file", "mode": "0755", "origin": "agent"},
+        **{"size": 40000, "sha256": "d" * 64, "chain": ["/init"], "licence": "Apache-2.0"},
+    },
+    {
+        **{"path": "/usr/bin/crun", "type": "file", "mode": "0755", "size": 400},
+        **{"sha256": "9" * 64, "chain": ["/usr/bin/crun"], **_CRUN},
+    },
+    {
+        **{"path": "/usr/bin/oci", "type": "symlink", "mode": "0777", "target": "crun"},
+        **{"chain": ["/usr/bin/oci"], **_CRUN},
+    },
+]
+"""What the made-up initramfs holds, as contents.json has it."""
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -164,7 +183,7 @@ class Bench:
                 "initramfs": archive,
                 "contents.json": {
                     "packages": [{**package, "other_licences": [], "bytes": 400}],
-                    "paths": [],
+                    "paths": PATHS,
                 },
                 "initramfs.json": {
                     "compression": "zstd",
@@ -174,7 +193,7 @@ class Bench:
                     "sha256": hashlib.sha256(archive).hexdigest(),
                     "archive_size": 6 << 20,
                     "archive_sha256": "c" * 64,
-                    "paths": 12,
+                    "paths": len(PATHS),
                 },
             },
         )

@@ -242,7 +242,7 @@ def other_patch(bench: Bench) -> None:
 
 
 def other_file(bench: Bench) -> None:
-    row = {"path": "/usr/bin/crun", "type": "file", "sha256": "1" * 64, "origin": "package"}
+    row = {"path": "/usr/bin/other", "type": "file", "sha256": "1" * 64, "origin": "package"}
     owner = {"package": "crun", "version": "1.8"}
     path = bench.folder / "stage-initramfs" / "contents.json"
     edit_json(path, lambda contents: contents["paths"].append({**row, **owner}))
@@ -259,7 +259,7 @@ def other_firmware(bench: Bench) -> None:
     [
         (other_config, "kernel config: + DEBUG_FS: y"),
         (other_patch, "patch: 0001-virtio.patch: sha256 bbb"),
-        (other_file, f"initramfs: + /usr/bin/crun: type file, sha256 {'1' * 64}, crun 1.8"),
+        (other_file, f"initramfs: + /usr/bin/other: type file, sha256 {'1' * 64}, crun 1.8"),
         (
             other_firmware,
             "firmware volume: 8c8ce578-8a3d-4f1c-9935-896185c32dd3: 65536 bytes, sha256 ",

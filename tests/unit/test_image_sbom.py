@@ -9,14 +9,15 @@ from typing import Any
 
 import cyclonedx.schema
 import pytest
-from image_samples import image
+from hostile_archives import deb, tar
+from image_samples import PATHS, Bench, image, recipe
 from jsonschema import Draft7Validator
 from referencing import Registry, Resource
 
 from sevkit.exports import FORMATS, subject_of
 from sevkit.image.manifest import load
-from sevkit.image.sbom import SBOM, accounted, sbom_text
-from sevkit.image.shape import Manifest
+from sevkit.image.sbom import SBOM, accounted, package_url, sbom_text
+from sevkit.image.shape import Manifest, Source
 
 SCHEMAS = Path(cyclonedx.schema.__file__).parent / "_res"
 
@@ -34,9 +35,9 @@ def validator() -> Draft7Validator:
     return Draft7Validator(schemas[0], registry=Registry().with_resources(pairs))
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    return image(tmp_path)
+@pytest.fixture(params=["separate", "builtin"])
+def good(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return image(tmp_path, request.param)
 
 
 def bill_of(folder: Path) -> dict[str, Any]:
@@ -71,9 +72,26 @@ def test_every_file_of_the_image_is_accounted_for(good: Path) -> None:
     for role, file in manifest.files.items():
         if role != "sbom":
             assert found[f"file:{file.path}"] == file.sha256
-    contents = json.loads((good / "contents.json").read_bytes())
-    for row in contents["paths"]:
+    assert ("file:initramfs" in found) is (manifest.initramfs.placement == "separate")
+    for row in PATHS:
         assert found[f"guest:{row['path']}"] == row.get("sha256")
+    assert len([name for name in found if name.startswith("guest:")]) == len(PATHS)
+
+
+def test_a_path_of_the_guest_stands_under_what_it_comes_from(good: Path) -> None:
+    owners = {
+        part["name"]: component["bom-ref"]
+        for component in bill_of(good)["components"]
+        for part in component.get("components", ())
+        if part["bom-ref"].startswith("guest:")
+    }
+    assert owners == {
+        "/dev": "initramfs",
+        "/dev/console": "initramfs",
+        "/init": "agent",
+        "/usr/bin/crun": "deb:crun",
+        "/usr/bin/oci": "deb:crun",
+    }
 
 
 def test_every_reference_is_of_something_in_the_bill_and_none_is_used_twice(good: Path) -> None:
@@ -101,6 +119,60 @@ def test_kernel_and_firmware_are_found_by_what_the_recipe_calls_their_sources(go
     addresses = {part["bom-ref"]: part.get("purl") for part in bill["components"]}
     assert addresses["kernel"] == "pkg:deb/debian/linux-source@1"
     assert addresses["firmware"] == f"pkg:generic/fd?checksum=sha256:{'e' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("archive", "distribution"),
+    [(None, "debian"), ("debian", "debian"), ("debian-security", "debian"), ("ubuntu", "ubuntu")],
+)
+def test_an_address_names_the_distribution_that_a_package_is_from(
+    archive: str | None, distribution: str
+) -> None:
+    origin = {"kind": "deb", "package": "g++", "version": "1:2", "architecture": "amd64"}
+    origin |= {} if archive is None else {"archive": archive}
+    row = {"source": "s", "reference": "blob:" + "e" * 64, "name": "n", "size": 7, "origin": origin}
+    address = package_url(Source.model_validate(row))
+    assert address == f"pkg:deb/{distribution}/g%2B%2B@1%3A2?arch=amd64"
+
+
+COPYRIGHT = b"""Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: somebody
+License: BSD-2-Clause and Expat
+"""
+
+
+@pytest.mark.parametrize(
+    ("copyright_file", "stated", "licences"),
+    [
+        (None, None, [{"license": {"name": "NOASSERTION"}}]),
+        (None, "MIT", [{"license": {"id": "MIT"}}]),
+        (COPYRIGHT, None, [{"expression": "BSD-2-Clause AND MIT"}]),
+        (COPYRIGHT, "MIT", [{"license": {"id": "MIT"}}]),
+        (b"All rights reserved.", None, [{"license": {"name": "see copyright"}}]),
+        (b"", None, [{"license": {"name": "see copyright"}}]),
+    ],
+)
+def test_firmware_has_the_licence_that_its_package_or_the_recipe_states(
+    copyright_file: bytes | None, stated: str | None, licences: object, tmp_path: Path
+) -> None:
+    firmware = {"source": "ovmf", "licence": stated}
+    if copyright_file is not None:
+        firmware["member"] = "usr/share/OVMF.fd"
+    bench = Bench(tmp_path, recipe(firmware=firmware))
+    place = tmp_path / "OVMF.fd"
+    if copyright_file is not None:
+        files = {"./usr/share/OVMF.fd": place.read_bytes()}
+        if copyright_file:
+            files["./usr/share/doc/p/copyright"] = copyright_file
+        place.write_bytes(deb(tar(files)))
+    bench.others()
+    bench.firmware()
+    folder = bench.image()
+    [made] = [part for part in bill_of(folder)["components"] if part["bom-ref"] == "firmware"]
+    assert made["licenses"] == licences
+    assert list(validator().iter_errors(bill_of(folder))) == []
 
 
 def test_a_patch_is_told_with_its_digest(good: Path) -> None:

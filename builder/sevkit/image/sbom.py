@@ -22,7 +22,7 @@ SBOM = "sbom.cdx.json"
 Component = dict[str, Any]
 
 _IMAGE, _KERNEL, _INITRAMFS, _FIRMWARE, _AGENT = "image", "kernel", "initramfs", "firmware", "agent"
-_EDK2_LICENCE = "BSD-2-Clause-Patent"
+_NO_LICENCE = "NOASSERTION"
 _LINUX_LICENCE = "GPL-2.0-only WITH Linux-syscall-note"
 _IDS = frozenset(
     {
@@ -106,7 +106,7 @@ def _firmware(manifest: Manifest) -> Component:
         "bom-ref": _FIRMWARE,
         "name": manifest.firmware.source,
         "version": version or manifest.firmware.sha256[:12],
-        "licenses": _licences(_EDK2_LICENCE),
+        "licenses": _licences(manifest.firmware.licence or _NO_LICENCE),
         "components": [_image_file(manifest, "firmware")],
     }
     if purl := package_url(source):
@@ -246,7 +246,9 @@ def package_url(source: Source | None) -> str | None:
     """A package URL (ECMA-427) of a source; None for a file of nobody's."""
     origin = source.origin if source else {}
     if origin.get("kind") in ("deb", "deb-src"):
-        return _deb(origin["package"], origin["version"], origin.get("architecture"))
+        # an Ubuntu mirror's folder is "ubuntu", Debian's are "debian" and "debian-security"
+        distribution = "ubuntu" if origin.get("archive") == "ubuntu" else "debian"
+        return _deb(origin["package"], origin["version"], origin.get("architecture"), distribution)
     if origin.get("kind") == "git" and source:
         return f"pkg:generic/{quote(source.source)}@{origin['commit']}"
     if origin.get("kind") == "url" and source:
@@ -255,8 +257,8 @@ def package_url(source: Source | None) -> str | None:
     return None
 
 
-def _deb(name: str, version: str, architecture: str | None) -> str:
-    address = f"pkg:deb/debian/{quote(name)}@{quote(version, safe='')}"
+def _deb(name: str, version: str, architecture: str | None, distribution: str = "debian") -> str:
+    address = f"pkg:deb/{distribution}/{quote(name)}@{quote(version, safe='')}"
     return f"{address}?arch={architecture}" if architecture else address
 
 

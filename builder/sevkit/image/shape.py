@@ -189,6 +189,7 @@ class Firmware(Part):
     table: tuple[TableEntry, ...]
     metadata: tuple[MetadataSection, ...] | None
     build: Annotated[FirmwareBuild | None, Field(description="Null: taken as it is.")]
+    licence: Annotated[str | None, Field(description="Null: nobody states one.")] = None
 
     @property
     def doubt(self) -> str | None:

@@ -468,10 +468,11 @@ class Firmware(Part):
             description="Path in the tree → the source, of `sources`, that fills it.",
         ),
     ]
+    licence: Annotated[Licence | None, Field(description="Where no package says it.")] = None
 
     def contradictions(self) -> Iterator[tuple[Dotted, str]]:
         if self.platform is None:
-            for key in sorted(self.model_fields_set - {"source", "member", "platform"}):
+            for key in sorted(self.model_fields_set - {"source", "member", "licence"}):
                 if getattr(self, key):
                     yield (key,), "goes with platform: firmware is taken as it is without one"
         elif self.member is not None:

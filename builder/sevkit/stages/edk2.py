@@ -100,7 +100,7 @@ def build_edk2(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner)
         if os.fsencode(run.work) in file_within(volumes, path).read_bytes():
             raise BuildError(f"{path.name} of the firmware holds a path of this machine")
     title = f"{stage.params['source']}: {platform}"
-    publish_firmware(image, title, stage.params["modes"], out, _record(stage, source))
+    publish_firmware(image, title, stage.params["modes"], out, {"build": _record(stage, source)})
 
 
 def _folder_in(work: Path) -> str:

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sevkit.archive import extract_member
+from sevkit.archive.deb import deb_parts, is_deb, read_control
 from sevkit.canonical import Json
-from sevkit.errors import BuildError, RecipeError
+from sevkit.errors import BuildError, RecipeError, SourceError
 from sevkit.firmware.ovmf import FirmwareFacts, read_firmware
+from sevkit.rootfs.copyright import SEE_COPYRIGHT, read_copyright
 from sevkit.stage import Planner, Runner, Stage
 
-VERSION = 3
+VERSION = 4
 
 
 def plan_firmware(planner: Planner) -> Stage:
@@ -49,6 +51,7 @@ def source_member(source: object) -> str | None:
 def build_firmware(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
     """Write ``firmware.fd`` and ``firmware.json``, the record of `firmware.ovmf.FirmwareFacts`.
 
+    With it is the licence of the Debian package that the file is from; null without a package.
     Raises `ImageError` when it is no OVMF image, `SourceError` when the source lacks the file,
     `RecipeError` when it can do none of the modes that the recipe asks for.
     """
@@ -67,21 +70,24 @@ def build_firmware(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Run
         raise BuildError(
             f"the firmware's source {name} is a folder", hint="say which file in firmware.member"
         )
-    publish_firmware(path, name, stage.params["modes"], out, None)
+    package = inputs["source"]
+    licence = _licence_of(package, run.work) if package.is_file() and is_deb(package) else None
+    publish_firmware(path, name, stage.params["modes"], out, {"build": None, "licence": licence})
 
 
 def publish_firmware(
-    path: Path, name: str, modes: Json, out: Path, build: Mapping[str, Json] | None
+    path: Path, name: str, modes: Json, out: Path, more: Mapping[str, Json]
 ) -> None:
     """Write ``firmware.fd`` and ``firmware.json`` after a look at what the image can do.
 
-    `name` is what messages call it, `build` how it was made when it was not taken as it is. Raises
-    `ImageError` when it is no OVMF image, `RecipeError` when it can do none of `modes`.
+    `name` is what messages call it, `more` what is known of it besides: under ``build`` how it was
+    made, null when it was taken as it is. Raises `ImageError` when it is no OVMF image,
+    `RecipeError` when it can do none of `modes`.
     """
     facts = read_firmware(path, name)
     _check_modes(facts, modes, name)
     shutil.copyfile(path, out / "firmware.fd")
-    text = json.dumps({**facts.record(), "build": build}, indent=2, sort_keys=True)
+    text = json.dumps({**facts.record(), **more}, indent=2, sort_keys=True)
     (out / "firmware.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -94,6 +100,17 @@ def _check_modes(facts: FirmwareFacts, asked: Json, name: str) -> None:
             why="\n".join(f"{mode}: {one}" for mode, found in problems.items() for one in found),
             hint="name other firmware, or other modes",
         )
+
+
+def _licence_of(package: Path, work: Path) -> str:
+    """What the copyright file of a Debian package states."""
+    name = read_control(package, deb_parts(package)["control"]).package
+    copyright_file = work / "copyright"
+    try:
+        extract_member(package, f"usr/share/doc/{name}/copyright", copyright_file)
+    except SourceError:  # it lies in another package, as Debian's policy allows (12.5)
+        return SEE_COPYRIGHT
+    return read_copyright(copyright_file.read_text("utf-8", "replace")).licence
 
 
 def _below(folder: Path, member: str, name: str) -> Path:

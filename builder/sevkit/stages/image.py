@@ -30,7 +30,7 @@ from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
 
-VERSION = 8
+VERSION = 9
 
 BUILD_ID_DIGITS = 12
 _PROOF = "firmware-proof"
@@ -75,6 +75,8 @@ def plan_image(planner: Planner) -> Stage:
             "sandbox": planner.toolchain.sandbox,
         },
     }
+    if recipe.firmware.licence is not None:
+        params["firmware_licence"] = recipe.firmware.licence
     if recipe.agent.needs:
         check_early(recipe.agent.needs, _forbidden(planner))
         params["agent_needs"] = list(recipe.agent.needs)
@@ -243,6 +245,7 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
         },
         "firmware": {
             **facts.firmware,
+            "licence": params.get("firmware_licence", facts.firmware.get("licence")),
             "source": params["firmware"],
             "verifies_kernel_hashes": verified,
         },
