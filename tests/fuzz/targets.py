@@ -538,10 +538,10 @@ def _lock(data: bytes, folder: Path) -> None:
     """Read as it is, and again as sevkit would have written what it says; then planned with."""
     path = _kept(data, folder, "child.lock")
     try:
-        lock = read_lock(path, "child")
+        lock = read_lock(path, "child", "sevkit lock child")
     except SevkitError:
         path.write_text(json.dumps(json.loads(data), indent=1, sort_keys=True) + "\n")
-        lock = read_lock(path, "child")
+        lock = read_lock(path, "child", "sevkit lock child")
     assert lock is not None
     project = _PROJECTS[folder]
     recipe = project.child(_WITH_MEMBERS)
@@ -558,7 +558,7 @@ def _lock_run(data: bytes, folder: Path) -> None:
     try:
         json.loads(data)
     except (ValueError, RecursionError):
-        read_lock(_kept(data, folder, "child.lock"), "child")
+        read_lock(_kept(data, folder, "child.lock"), "child", "sevkit lock child")
     else:
         _lock(data, folder)
 

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sevkit.recipe.model import DebSource
+from sevkit.sources import Pin, PinMemory
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 Answer = subprocess.CompletedProcess[str]
 Sevkit = Callable[..., Answer]
 RECIPE = "sev-guest-ovmf"
+LINUX = "linux-source-6.12"
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("mirror")]
 
@@ -72,7 +76,11 @@ def test_a_lock_pins_every_source_and_the_kernel_configuration(
     again = sevkit("-C", locked, "lock", RECIPE)
     assert again.stdout.startswith("locked: ")
     assert (locked / "recipes" / f"{RECIPE}.lock").read_text() == text
-    other = sevkit("-C", locked, "lock", RECIPE, "kernel_series=6.1")
+    early = sevkit("-C", locked, "build", RECIPE, "-n", "--locked", "kernel_series=6.1")
+    assert early.returncode == 2
+    hint = re.search(r"try: sevkit (lock .*)", early.stderr)
+    assert hint is not None
+    other = sevkit("-C", locked, *hint[1].split())
     assert other.returncode == 0, other.stderr
     assert (locked / "recipes" / f"{RECIPE}-6.1.config").is_file()
     for words in ((), ("kernel_series=6.1",)):
@@ -268,6 +276,34 @@ def test_a_locked_package_that_has_left_the_mirror_is_told_with_what_is_there_no
     assert moved.returncode == 0, moved.stderr
     assert f"ovmf: {gone} is out" in moved.stdout
     assert sevkit("-C", project, *words, env=environment).returncode == 0
+
+
+def test_a_kernel_source_that_has_left_the_mirror_is_told_by_every_verb_that_needs_it(
+    sevkit: Sevkit, project: Path, tmp_path: Path
+) -> None:
+    lock = project / "recipes" / f"{RECIPE}.lock"
+    record = json.loads(lock.read_text())
+    [row] = [row for row in record["requests"] if row["request"].get("deb") == LINUX]
+    now = row["pins"][0]["name"]
+    gone = {"name": "linux-source-6.12_2001.01-1_all.deb", "reference": "blob:" + "0" * 64}
+    row["pins"][0] |= gone
+    row["pins"][0]["origin"]["path"] = "gone"
+    lock.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    environment = {"SEVKIT_STORE": str(tmp_path / "store")}
+    for verb in (("kconfig", "why", "SWIOTLB"), ("check",), ("lock",)):
+        refused = sevkit("-C", project, *verb, RECIPE, env=environment)
+        assert refused.returncode == 1, refused.stderr
+        assert f"{gone['name']} is locked and has left the mirror" in refused.stderr
+        assert f"there is {now}" in refused.stderr
+        assert f"sevkit lock {RECIPE} --update" in refused.stderr
+    lock.unlink()
+    request = DebSource.model_validate(
+        {key: row["request"][key] for key in ("deb", "suite", "version")}
+    )
+    PinMemory(tmp_path / "store" / "pins").remember(request, [Pin(**row["pins"][0])])
+    answered = sevkit("-C", project, "kconfig", "why", "SWIOTLB", RECIPE, env=environment)
+    assert answered.returncode == 0, answered.stderr
+    assert f"{gone['name']} has left the mirror; looking for what replaced it" in answered.stderr
 
 
 def test_a_cache_key_changes_with_every_input_and_with_nothing_else(

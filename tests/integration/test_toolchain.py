@@ -178,6 +178,7 @@ def test_a_lock_and_a_vendored_folder_hold_the_compilers_too(
             refused = sevkit(*command, *words, env=env)
             assert refused.returncode == 2
             assert why in refused.stderr
+            assert f"try: {' '.join(['sevkit', 'lock', recipe, *words])}\n" in refused.stderr
 
     assert sevkit("-C", project, "lock", recipe, env=env).returncode == 0
     assert sevkit(*plan, env=env).returncode == sevkit(*plan, *TOOLS, env=env).returncode == 0

@@ -24,6 +24,7 @@ OTHER = DebSource(deb="linux-source-6.1", member="linux.tar.xz")
 GROUP = DebGroup(("crun",), None)
 URL = UrlSource(url=("https://user:secret@example.org/a.tar",), sha256="c" * 64)
 GIT = GitSource(git="https://example.org/tree.git", commit="e" * 40)
+MEND = "sevkit lock r packing=zstd"
 PACKED = {"packing": "zstd"}
 CONFIG = b"CONFIG_64BIT=y\n"
 
@@ -52,7 +53,7 @@ def written(lock: Lock) -> Path:
 
 
 def test_a_lock_is_read_as_it_was_written(lock: Lock) -> None:
-    read = read_lock(written(lock), "r")
+    read = read_lock(written(lock), "r", MEND)
     assert read is not None
     assert read.text() == lock.text()
     assert read.pins(LINUX) == (pin("linux"),)
@@ -88,15 +89,15 @@ def test_the_order_of_locking_changes_nothing(lock: Lock, tmp_path: Path) -> Non
 
 
 def test_where_there_is_no_lock_there_is_none(tmp_path: Path) -> None:
-    assert read_lock(tmp_path / "r.lock", "r") is None
+    assert read_lock(tmp_path / "r.lock", "r", MEND) is None
 
 
 def test_a_refusal_says_what_was_locked_and_what_is_asked(lock: Lock) -> None:
-    refused = lock.refusal("linux", OTHER)
+    refused = replace(lock, mend=MEND).refusal("linux", OTHER)
     assert "linux-source-6.12" in refused.why
     assert "linux-source-6.1\n" in refused.why + "\n"
     assert "locked:" not in lock.refusal("new", OTHER).why
-    assert refused.hint == "sevkit lock r"
+    assert refused.hint == MEND
 
 
 def test_changes_are_told_line_by_line(lock: Lock) -> None:
@@ -220,11 +221,11 @@ def test_what_is_no_lock_of_this_recipe_is_refused(lock: Lock, old: str, new: st
     assert old in text
     path.write_text(text.replace(old, new, 1))
     if old == new:
-        assert read_lock(path, "r") is not None
+        assert read_lock(path, "r", MEND) is not None
         return
     with pytest.raises(RecipeError, match="can't be used") as caught:
-        read_lock(path, "r")
-    assert caught.value.hint.endswith("sevkit lock r --update")
+        read_lock(path, "r", MEND)
+    assert caught.value.hint.endswith(f"{MEND} --update")
 
 
 def test_the_line_that_is_not_as_it_was_written_is_named(lock: Lock) -> None:
@@ -240,13 +241,13 @@ def test_the_line_that_is_not_as_it_was_written_is_named(lock: Lock) -> None:
     ):
         path.write_text("\n".join([*lines[: number - 1], change, *lines[number:], ""]))
         with pytest.raises(RecipeError, match="can't be used") as caught:
-            read_lock(path, "r")
+            read_lock(path, "r", MEND)
         assert why in caught.value.why
     path.write_text(text + "\n")
     with pytest.raises(RecipeError, match="can't be used"):
-        read_lock(path, "r")
+        read_lock(path, "r", MEND)
     path.write_text(text)
-    assert read_lock(path, "r") is not None
+    assert read_lock(path, "r", MEND) is not None
 
 
 @pytest.mark.parametrize(
@@ -260,10 +261,10 @@ def test_a_request_with_too_few_or_too_many_files_is_refused(
     for count in counts:
         lock.with_pins("x", asked, list(pins) * count).write({})
         with pytest.raises(RecipeError, match="can't be used") as caught:
-            read_lock(lock.path, "r")
+            read_lock(lock.path, "r", MEND)
         assert "files for" in caught.value.why
     lock.with_pins("x", asked, pins).write({})
-    assert read_lock(lock.path, "r") is not None
+    assert read_lock(lock.path, "r", MEND) is not None
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_a_pin_that_does_not_say_where_its_file_is_to_be_had_is_refused(
     origin = {key: text for key, text in {**pins[0].origin, **change}.items() if text is not None}
     lock.with_pins("x", asked, [replace(pins[0], origin=origin)]).write({})
     with pytest.raises(RecipeError, match="can't be used") as caught:
-        read_lock(lock.path, "r")
+        read_lock(lock.path, "r", MEND)
     assert why in caught.value.why
 
 
@@ -348,7 +349,7 @@ def test_any_value_anywhere_gives_a_lock_or_one_error(
         place = place[key]
     base.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     with contextlib.suppress(RecipeError):
-        read_lock(base, "r")
+        read_lock(base, "r", MEND)
 
 
 @settings(max_examples=200, deadline=None)
@@ -357,4 +358,4 @@ def test_any_bytes_give_one_error(raw: bytes, tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.getbasetemp() / "bytes.lock"
     path.write_bytes(raw)
     with pytest.raises(RecipeError, match="can't be used"):
-        read_lock(path, "r")
+        read_lock(path, "r", MEND)

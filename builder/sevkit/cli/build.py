@@ -17,6 +17,7 @@ from sevkit.cli.common import (
     quiet,
     shown,
     split_words,
+    tool_options,
 )
 from sevkit.errors import INTERRUPTED, RecipeError, SevkitError
 
@@ -150,11 +151,12 @@ def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
 
 @main.command()
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@tool_options
 @click.pass_obj
-def update(place: Place, words: tuple[str, ...]) -> None:
+def update(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
     """Look up unpinned sources again, and say what is newer."""
     targets, overrides = split_words(words)
-    with opened(place, quiet()) as project:
+    with opened(place, quiet(**flags)) as project:
         for name in targets or ["sev-guest"]:
             for line in project.update(project.recipe(name, overrides)):
                 click.echo(f"{name}: {line}")

@@ -117,7 +117,7 @@ def take_locked(tree: Path, config: Path, run: Run) -> Path:
         raise BuildError(
             "the locked kernel configuration does not fit this source and compiler",
             why="\n".join([*lines, *more]),
-            hint="sevkit lock, then see what changed in the configuration beside the recipe",
+            hint="lock it anew, then see what changed in the configuration beside the recipe",
         )
     return place
 

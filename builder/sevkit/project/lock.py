@@ -65,12 +65,16 @@ class LockedConfig:
 
 @dataclass(frozen=True)
 class Lock:
-    """The lock file at `path`. `configs`: what a configuration rests on, by `config_key` → it."""
+    """The lock file at `path`. `configs`: what a configuration rests on, by `config_key` → it.
+
+    `mend` is the command that writes it anew.
+    """
 
     path: Path
     recipe: str
     requests: tuple[Locked, ...] = ()
     configs: Mapping[str, LockedConfig] = field(default_factory=dict)
+    mend: str = ""
 
     def pins(self, request: Request) -> Sequence[Pin] | None:
         """What `request` was locked to; None when it is not in the lock. A file needs no lock.
@@ -106,7 +110,7 @@ class Lock:
         return RecipeError(
             f"{self.path}: {source} is not locked as the recipe asks for it",
             why=why,
-            hint=f"sevkit lock {self.recipe}",
+            hint=self.mend,
         )
 
     def config(self, key: str) -> Path | None:
@@ -121,14 +125,12 @@ class Lock:
         try:
             found = sha256_of(path)
         except OSError as error:
-            raise RecipeError(
-                f"{path}: {error.strerror}", hint=f"sevkit lock {self.recipe}"
-            ) from error
+            raise RecipeError(f"{path}: {error.strerror}", hint=self.mend) from error
         if found != locked.sha256:
             raise RecipeError(
                 f"{path} is not the configuration that {self.path.name} locks",
                 why=f"its SHA-256 is {found}, not {locked.sha256}",
-                hint=f"change a fragment instead, then sevkit lock {self.recipe}",
+                hint=f"change a fragment instead, then {self.mend}",
             )
         return path
 
@@ -222,8 +224,8 @@ class Lock:
                 place.unlink()
 
 
-def read_lock(path: Path, recipe: str) -> Lock | None:
-    """The lock of `recipe` in `path`; None where there is none.
+def read_lock(path: Path, recipe: str, mend: str) -> Lock | None:
+    """The lock of `recipe` in `path`, which the command `mend` writes; None where there is none.
 
     Raises `DamagedLockError` for a file that is damaged, was edited, or is of another recipe.
     """
@@ -232,21 +234,19 @@ def read_lock(path: Path, recipe: str) -> Lock | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, recipe, str(error)) from error
+        raise _damaged(path, mend, str(error)) from error
     try:
-        lock = _parsed(json.loads(raw), path)
+        lock = replace(_parsed(json.loads(raw), path), mend=mend)
     except json.JSONDecodeError as error:
-        raise _damaged(path, recipe, _line_of(raw, error.lineno)) from error
+        raise _damaged(path, mend, _line_of(raw, error.lineno)) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, recipe, f"{type(error).__name__}: {error}") from error
+        raise _damaged(path, mend, f"{type(error).__name__}: {error}") from error
     if lock.recipe != recipe:
-        raise _damaged(path, recipe, f"it is the lock of {lock.recipe}")
+        raise _damaged(path, mend, f"it is the lock of {lock.recipe}")
     if lock.text() != raw:
         pairs = zip_longest(raw.splitlines(), lock.text().splitlines())
         number = next((number for number, (a, b) in enumerate(pairs, 1) if a != b), 1)
-        raise _damaged(
-            path, recipe, f"its text is not as sevkit writes it: {_line_of(raw, number)}"
-        )
+        raise _damaged(path, mend, f"its text is not as sevkit writes it: {_line_of(raw, number)}")
     return lock
 
 
@@ -310,11 +310,11 @@ def _parsed(value: Any, path: Path) -> Lock:
     return Lock(path, str(value["recipe"]), requests, configs)
 
 
-def _damaged(path: Path, recipe: str, why: str) -> RecipeError:
+def _damaged(path: Path, mend: str, why: str) -> RecipeError:
     return DamagedLockError(
         f"{path} can't be used",
         why=why,
-        hint=f"mend it, or look everything up anew: sevkit lock {recipe} --update",
+        hint=f"mend it, or look everything up anew: {mend} --update",
     )
 
 

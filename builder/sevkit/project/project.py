@@ -6,6 +6,7 @@ among them: a remembered package that has left the mirror is looked up anew, onc
 """
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -67,6 +68,7 @@ class Project:
     def __post_init__(self) -> None:
         self.library = Library.of(self.folder)
         self.memory = PinMemory(self.store_root / "pins")
+        self._asked: dict[str, Sequence[str]] = {}
 
     @cached_property
     def store(self) -> Store:
@@ -80,7 +82,18 @@ class Project:
 
     def recipe(self, name: str, overrides: Mapping[str, str]) -> Recipe:
         """The recipe called `name`, or in the file `name`, with its variables set."""
-        return load(name, overrides, self.library)
+        recipe = load(name, overrides, self.library)
+        self._asked[recipe.name] = [name, *(f"{key}={value}" for key, value in overrides.items())]
+        return recipe
+
+    def command(self, verb: str, recipe: Recipe, *flags: str) -> str:
+        """The command line that does `verb` for `recipe` as it was asked for, with these tools."""
+        words = [*self._asked.get(recipe.name, [recipe.name]), *flags]
+        if self.toolchain.suite is not None:
+            words += ["--toolchain", self.toolchain.name]
+        if not self.toolchain.confined:
+            words += ["--sandbox", self.toolchain.sandbox]
+        return shlex.join(["sevkit", verb, *words])
 
     def pins(self, recipe: Recipe) -> Pins:
         """What the sources of `recipe` resolve to: pinned by it, locked, remembered, looked up.
@@ -118,7 +131,7 @@ class Project:
         if self.offline:
             raise SourceError(
                 f"{recipe.name}: {name} was never looked up, and the build is offline",
-                hint=f"sevkit fetch {recipe.name}",
+                hint=self.command("fetch", recipe),
             )
         self.listener(Notice(f"looking up {name}"))
         try:
@@ -133,9 +146,10 @@ class Project:
         """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
         path = self.folder / "recipes" / f"{recipe.name}.lock"
         self.library.observe([path])
-        lock = read_lock(path, recipe.name)
+        mend = self.command("lock", recipe)
+        lock = read_lock(path, recipe.name, mend)
         if lock is None and self.locked:
-            raise RecipeError(f"there is no {path}", hint=f"sevkit lock {recipe.name}")
+            raise RecipeError(f"there is no {path}", hint=mend)
         return lock
 
     def locked_config(self, lock: Lock | None, stage: Stage) -> Path | None:
@@ -149,14 +163,12 @@ class Project:
         if path is not None:
             self.library.observe([path])
         elif self.locked and not lock.configs:
-            raise RecipeError(
-                f"{lock.path} locks no kernel configuration", hint=f"sevkit lock {lock.recipe}"
-            )
+            raise RecipeError(f"{lock.path} locks no kernel configuration", hint=lock.mend)
         elif self.locked:
             raise RecipeError(
                 f"{lock.path}: the kernel configuration is locked for something else",
                 why="the source, patches, fragments or compiler are others than they were",
-                hint=f"sevkit lock {lock.recipe}",
+                hint=lock.mend,
             )
         elif lock.configs:
             self.listener(Notice(f"{lock.path.name} locks another kernel configuration"))
@@ -168,6 +180,9 @@ class Project:
         What is locked already stays, unless `update`: then everything is looked up anew, and a lock
         that is damaged is written anew too. Raises `RecipeError` for one otherwise.
         """
+        return self._with_newer(recipe, lambda: self._write_lock(recipe, settings, update=update))
+
+    def _write_lock(self, recipe: Recipe, settings: Settings, *, update: bool) -> list[str]:
         if update:
             self.forget_pins(recipe)
         old = self._lock_to_change(recipe, update=update)
@@ -184,6 +199,7 @@ class Project:
             lock = lock.with_pins(name, request, found)
         plan = make_plan(recipe, self.library, pins, self.toolchain)
         questions_plan = make_kconfig_plan(recipe, self.library, pins, self.toolchain)
+        self._make_ready(questions_plan, settings)
         with self._questions(recipe, questions_plan, settings) as questions:
             questions.check()
             config = questions.config.read_bytes()
@@ -228,7 +244,7 @@ class Project:
         if (lock := self.lock(recipe)) is not None:
             raise RecipeError(
                 f"{recipe.name} is locked by {lock.path}",
-                hint=f"sevkit lock {recipe.name} --update",
+                hint=self.command("lock", recipe, "--update"),
             )
         before = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
         self.forget_pins(recipe)
@@ -301,10 +317,12 @@ class Project:
                     package = gone.name.partition("_")[0]
                     found = resolve(request, self.apt)
                     newer = [pin.name for pin in found if pin.name.partition("_")[0] == package]
+        if gone.name in newer:  # which its lists still promise
+            raise gone
         raise SourceError(
             f"{gone.name} is locked and has left the mirror",
             why=f"there is {', '.join(newer)}" if newer else "",
-            hint=f"sevkit lock {recipe.name} --update",
+            hint=self.command("lock", recipe, "--update"),
         ) from gone
 
     def fetch(self, recipe: Recipe, settings: Settings) -> int:
@@ -322,24 +340,34 @@ class Project:
         work = without_vendored(plan, work, self.folder, self.store)
         bring = partial(fetch, apt=self.apt)
         if self.offline:
-            bring = partial(_refuse_to_fetch, recipe=plan.recipe)
+            bring = partial(_refuse_to_fetch, hint=self.command("fetch", plan.recipe))
         Engine(plan, self.store, settings, self.listener, bring).run(work)
         return work
 
     @contextlib.contextmanager
     def kernel_questions(self, recipe: Recipe, settings: Settings) -> Iterator[KernelQuestions]:
         """The recipe's kernel configuration, to be asked about."""
-        with self._questions(recipe, self.kconfig_plan(recipe), settings) as questions:
+
+        def ready() -> Plan:
+            plan = self.kconfig_plan(recipe)
+            self._make_ready(plan, settings)
+            return plan
+
+        plan = self._with_newer(recipe, ready)
+        with self._questions(recipe, plan, settings) as questions:
             yield questions
+
+    def _make_ready(self, plan: Plan, settings: Settings) -> None:
+        """Build the small tree that is the last stage of `plan`."""
+        if settings.confined:
+            check_confinement()
+        self.run(plan, find_work(plan, self.store, [plan.stages[-1].name]), settings)
 
     @contextlib.contextmanager
     def _questions(
         self, recipe: Recipe, plan: Plan, settings: Settings
     ) -> Iterator[KernelQuestions]:
-        if settings.confined:
-            check_confinement()
         stage = plan.stages[-1]
-        self.run(plan, find_work(plan, self.store, [stage.name]), settings)
         tree = self.store.open(stage.key)
         params, fragments = kernel_config(recipe, self.library)
         settings.logs.mkdir(parents=True, exist_ok=True)
@@ -378,11 +406,8 @@ def _saying_the_suite(recipe: Recipe, name: str, request: Request) -> str | None
     return f"{where}.suite of {recipe.name}"
 
 
-def _refuse_to_fetch(pin: Pin, _destination: Path, _progress: Progress, recipe: Recipe) -> None:
-    raise SourceError(
-        f"{pin.name} is not in the store, and the build is offline",
-        hint=f"sevkit fetch {recipe.name}",
-    )
+def _refuse_to_fetch(pin: Pin, _destination: Path, _progress: Progress, hint: str) -> None:
+    raise SourceError(f"{pin.name} is not in the store, and the build is offline", hint=hint)
 
 
 @dataclass(frozen=True)

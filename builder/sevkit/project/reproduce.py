@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.engine import Settings, find_work
-from sevkit.errors import HostError, ImageError, SevkitError
+from sevkit.errors import HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Notice
 from sevkit.image.diff import differences
 from sevkit.image.manifest import SIGNATURE, Manifest, load, verify
@@ -24,7 +24,7 @@ from sevkit.image.output import build_id
 from sevkit.plan import Pins, make_plan, requests
 from sevkit.project.project import Project
 from sevkit.recipe.model import FileSource, Recipe
-from sevkit.sources import Pin
+from sevkit.sources import Pin, SourceGoneError
 from sevkit.sources.pins import described, read_pins, self_pinned
 from sevkit.stage import Plan
 from sevkit.store.store import Store
@@ -100,11 +100,18 @@ def reproduce(
         for stage in map(plan.stage, reuse):
             shutil.copytree(project.store.open(stage.key), scratch / "reused", symlinks=True)
             store.publish(stage, scratch / "reused")
-        again.run(
-            plan,
-            find_work(plan, store, ["image"]),
-            replace(settings, confined=tools.confined),
-        )
+        try:
+            again.run(
+                plan,
+                find_work(plan, store, ["image"]),
+                replace(settings, confined=tools.confined),
+            )
+        except SourceGoneError as gone:
+            raise SourceError(
+                gone.what,
+                why=f"{manifest.name} {manifest.build_id} was built from it",
+                hint="take the store, or a vendored folder, in which the image was built",
+            ) from gone
         made = store.open(plan.stage("image").key)
         files = list(compared(image, made))
         is_same = all(file.difference is None for file in files)

@@ -42,7 +42,7 @@ class SourceGoneError(SourceError):
     """A version that was looked up earlier has left the mirror; `name` is that of its file."""
 
     def __init__(self, name: str):
-        super().__init__(f"{name} has left the mirror", hint="sevkit update")
+        super().__init__(f"{name} has left the mirror")
         self.name = name
 
 
