@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The key of a CI cache: it follows every input that it lists, and nothing else."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -115,7 +116,7 @@ def test_the_key_follows_the_files_that_it_lists_and_no_other(
     data: st.DataObject, folder: Path, inputs: Inside, untouched: Inputs
 ) -> None:
     covered = listed(folder, untouched)
-    files = [path for path in everything(folder) if path.suffix != ".toml" and path.stat().st_size]
+    files = [path for path in everything(folder) if path.stat().st_size]
     path = data.draw(st.sampled_from(files))
     change = data.draw(st.sampled_from(sorted(CHANGES)))
     whole = path.read_bytes()
@@ -135,6 +136,9 @@ def test_what_is_listed_is_what_a_build_reads(folder: Path, untouched: Inputs) -
     series = (folder / "patches/linux-6.12/series").read_text().split()
     assert {f"patches/linux-6.12/{name}" for name in series if name.endswith(".patch")} <= names
     assert {"agent/version.h", "kernel-configs/base.config"} <= names
+    assert {"recipes/sev-guest-ovmf.toml", "recipes/sev-guest.toml"} <= names
+    assert not {"recipes/sev-guest-lean.toml"} & names
+    assert ("variable", "kernel_series=6.12") in untouched
     unused = {"kernel-configs/unused.config", "patches/linux-6.12/not-in-the-series.patch"}
     assert not names & {*unused, "notes.txt"}
 
@@ -189,8 +193,13 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
         lock = lock.with_config(config_key(plan.stage("kernel")), "6.12", CONFIG, "host", {})
         lock.write({config.name: CONFIG})
         rows = inputs(locked=True)
-        assert {kind for kind, _ in rows} == {"config", "file", "source", "stage", "tool"}
+        assert {kind for kind, _ in rows} == {"file", "source", "stage", "tool", "variable"}
         assert key_of(rows) == key_of(inputs()) != unlocked
+        named = [what for _, what in rows if config.name in what]
+        assert named == [f"recipes/{config.name} blob:{hashlib.sha256(CONFIG).hexdigest()}"]
+        more = lock.with_config("d" * 64, "6.12", b"other", "debian:trixie", {})
+        more.write({more.configs["d" * 64].file: b"other"})
+        assert key_of(inputs()) == key_of(rows)
         other = next(iter(lockable_pins({"x": 1, "linux": 2}).values()))
         lock.with_pins("linux", wanted["linux"], other).write({})
         assert key_of(inputs()) != key_of(rows)
@@ -198,4 +207,5 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
             inputs(Toolchain("trixie"), locked=True)
     finally:
         path.unlink(missing_ok=True)
-        config.unlink(missing_ok=True)
+        for made in path.parent.glob("sev-guest-ovmf-6.12*.config"):
+            made.unlink()

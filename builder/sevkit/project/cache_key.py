@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
-from sevkit.canonical import canonical_json
+from sevkit.canonical import canonical_json, sha256_of
 from sevkit.plan import make_plan, requests
 from sevkit.project.project import Project
 from sevkit.recipe.model import Recipe
@@ -22,13 +22,14 @@ Inputs = Sequence[tuple[str, str]]
 
 
 def inputs_of(recipe: Recipe, project: Project) -> Inputs:
-    """Every input of a build of `recipe`, sorted: sources, files of the project, tools, stages.
+    """Every input of a build of `recipe`, sorted.
 
+    Sources, variables, files of the project (the recipe's own too), tools, stages.
     Raises `RecipeError` for what is not locked, where the project must be.
     """
     lock = project.lock(recipe)
     pins: dict[str, Sequence[Pin]] = {}
-    rows: list[tuple[str, str]] = []
+    rows = [("variable", f"{name}={value}") for name, value in recipe.vars.items()]
     for name, request in requests(recipe, project.toolchain).items():
         found = project.stated_pins(lock, name, request)
         if found is None:
@@ -37,11 +38,11 @@ def inputs_of(recipe: Recipe, project: Project) -> Inputs:
         else:
             rows += [("source", f"{name} {pin.name} {pin.reference}") for pin in found]
         pins[name] = found
-    if lock is not None:
-        rows += [("config", f"{row.file} {row.sha256}") for row in lock.configs.values()]
     locked_config = partial(project.locked_config, lock)
     plan = make_plan(recipe, project.library, pins, project.toolchain, locked_config)
-    for reference, path in plan.local.items():
+    files = [(path, f"blob:{sha256_of(path)}") for path in project.files(recipe)]
+    files += [(path, reference) for reference, path in plan.local.items()]
+    for path, reference in files:
         roots = [root for root in project.library.roots if path.is_relative_to(root)]
         rows.append(("file", f"{path.relative_to(roots[0]) if roots else path.name} {reference}"))
     for stage in plan.stages:

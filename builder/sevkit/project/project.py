@@ -23,7 +23,7 @@ from sevkit.plan import Pins, kernel_config, make_kconfig_plan, make_plan, reque
 from sevkit.project.kernel_questions import KernelQuestions
 from sevkit.project.lock import DamagedLockError, Lock, changes_of, config_key, read_lock
 from sevkit.project.vendor import without_vendored
-from sevkit.recipe.file import load
+from sevkit.recipe.file import files_of, load
 from sevkit.recipe.library import Library
 from sevkit.recipe.model import Recipe
 from sevkit.sandbox import Processes, SandboxRunner, check_confinement
@@ -85,6 +85,11 @@ class Project:
         recipe = load(name, overrides, self.library)
         self._asked[recipe.name] = [name, *(f"{key}={value}" for key, value in overrides.items())]
         return recipe
+
+    def files(self, recipe: Recipe) -> Sequence[Path]:
+        """The file that `recipe` was read from, the one that it extends, and so on."""
+        name, *_ = self._asked.get(recipe.name, [recipe.name])
+        return files_of(name, self.library)
 
     def command(self, verb: str, recipe: Recipe, *flags: str) -> str:
         """The command line that does `verb` for `recipe` as it was asked for, with these tools."""
