@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import image_samples
 import pytest
-from export_samples import changed, hashed_image
+from export_samples import changed
 from test_firmware_verifier import CHECKS
 
 from sevkit.cli import run
@@ -29,10 +29,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image_samples.image(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image whose firmware measures and checks the kernel."""
+    return image_samples.measured_image(tmp_path_factory.mktemp("measured"), CHECKS)
+
+
 @pytest.fixture
-def hashed(plain: Path, tmp_path: Path) -> Path:
-    """The same image as if its firmware measured and checked the kernel."""
-    return hashed_image(plain, tmp_path / "hashed")
+def hashed(measured: Path, tmp_path: Path) -> Path:
+    """The same image, to be written to."""
+    return changed(measured, tmp_path / "hashed")
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -298,15 +304,14 @@ def test_kata_s_host_decides_on_annotations_and_their_names_match_no_other(hashe
 
 
 def test_kata_s_drop_in_says_how_to_compute_the_digest_of_its_guests(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    hashed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    image = image_samples.measured_image(tmp_path, CHECKS)
-    text, _ = kata(image, vcpus=2)
+    text, _ = kata(hashed, vcpus=2)
     assert "EPYC-Milan" not in text
     [line] = [one for one in text.splitlines() if "sevkit measure" in one]
     words = shlex.split(line.removeprefix("#"))
     words[words.index("--cmdline") + 1] = "tsc=reliable console=ttyS0"
-    assert run(["measure", str(image), *words[3:], "--json"]) == 0
+    assert run(["measure", str(hashed), *words[3:], "--json"]) == 0
     [row] = json.loads(capfd.readouterr().out)
     assert (row["mode"], row["cpu"], row["vcpus"]) == ("sev-snp", "EPYC-v4", 2)
 
