@@ -348,7 +348,14 @@ def test_a_file_that_differs_for_a_cause_of_its_own_is_not_named_again(
         other_kernel(bench)
         other_file(bench)
 
-    for folder in (image(tmp_path / "patched", patched), image(tmp_path / "linked", linked)):
+    def rebased(bench: Bench) -> None:
+        other_kernel(bench)
+        row = {**bench.provenance()[0], "reference": f"blob:{'b' * 64}"}
+        bench.provenance = lambda: [row]  # type: ignore[method-assign]
+
+    folders = [image(tmp_path / made.__name__, made) for made in (patched, linked, rebased)]
+    assert "source: linux linux-source: 1 blob:aaa" in "\n".join(lines(good, folders[-1]))
+    for folder in folders:
         assert not [line for line in lines(good, folder) if "without a cause" in line]
 
 

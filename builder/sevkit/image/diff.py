@@ -257,6 +257,8 @@ def _unexplained(
     What is measured needs a cause among its own parts, anything else a cause at all.
     """
     parts = {cause.part.split()[0] for cause in causes}
+    if _kernel_source(old) != _kernel_source(new):
+        parts.add("kernel")
     for role in sorted(old.files.keys() | new.files.keys()):
         one, other = old.files.get(role), new.files.get(role)
         own = _OWN_PARTS.get(role, parts)
@@ -266,6 +268,10 @@ def _unexplained(
             yield Difference(
                 role, "changed without a cause of its own", _digest(one), _digest(other)
             )
+
+
+def _kernel_source(manifest: Manifest) -> set[str]:
+    return {row.reference for row in manifest.sources if row.source == manifest.kernel.source}
 
 
 def _digest(file: File | None) -> str | None:
