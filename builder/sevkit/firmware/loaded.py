@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from sevkit.firmware.modules import contents
 from sevkit.firmware.volumes import sections
 
-HEADER_BYTES = 512
-"""What of a module is compared: all of its headers, as EDK2 lays them out."""
-
 _PAGE_BYTES = 4096
+"""What is read of a module: the linker may put its headers anywhere in its first page."""
 _PE32 = 0x10
 _IMAGE_LIMIT_BYTES = 16 << 20
-_OPTIONAL_HEADER = 24
+_SECTIONS, _OPTIONAL_HEADER_SIZE, _OPTIONAL_HEADER = 6, 20, 24
+_SECTION_BYTES = 40
 _IMAGE_BASE, _IMAGE_BASE_BYTES = 24, 8
 _IMAGE_SIZE = 56
 _PE32_PLUS = b"\x0b\x02"
@@ -28,18 +27,18 @@ Read = Callable[[int, int], bytes]
 
 @dataclass(frozen=True)
 class LoadedModules:
-    """The 64-bit modules of an image by their headers."""
+    """The 64-bit modules of an image by their headers; no name where several have the same."""
 
     names: Mapping[bytes, str]
 
     @classmethod
     def of_image(cls, data: bytes, name: str) -> "LoadedModules":
         """Of the image `data`. Raises `ImageError`, which calls it `name`, for damaged volumes."""
-        found = {}
+        found: dict[bytes, str] = {}
         for module, content in contents(data, name):
             for kind, section in sections(content):
-                if kind == _PE32 and (headers := _without_address(section[:HEADER_BYTES])):
-                    found[headers] = module
+                if kind == _PE32 and (headers := _without_address(section[:_PAGE_BYTES])):
+                    found[headers] = module if found.get(headers, module) == module else ""
         return cls(found)
 
     def at(self, address: int, read: Read) -> str:
@@ -48,7 +47,7 @@ class LoadedModules:
         for start in range(page, max(page - _IMAGE_LIMIT_BYTES, 0), -_PAGE_BYTES):
             if read(start, 8)[:2] != b"MZ":
                 continue
-            headers = read(start, HEADER_BYTES)
+            headers = read(start, _PAGE_BYTES)
             module = self.names.get(_without_address(headers), "")
             if module and address < start + _size(headers):
                 return module
@@ -64,11 +63,20 @@ def _optional_header(headers: bytes) -> int:
 
 
 def _without_address(headers: bytes) -> bytes:
+    """All headers up to the last section's; nothing where they are not whole."""
     start = _optional_header(headers)
-    if not start or len(headers) < HEADER_BYTES:
+    if not start:
         return b""
-    base = start + _IMAGE_BASE
-    return headers[:base] + bytes(_IMAGE_BASE_BYTES) + headers[base + _IMAGE_BASE_BYTES :]
+    signature, base = start - _OPTIONAL_HEADER, start + _IMAGE_BASE
+    end = start + _u16(headers, signature + _OPTIONAL_HEADER_SIZE)
+    end += _u16(headers, signature + _SECTIONS) * _SECTION_BYTES
+    if not base + _IMAGE_BASE_BYTES <= end <= len(headers):
+        return b""
+    return headers[:base] + bytes(_IMAGE_BASE_BYTES) + headers[base + _IMAGE_BASE_BYTES : end]
+
+
+def _u16(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2], "little")
 
 
 def _size(headers: bytes) -> int:
