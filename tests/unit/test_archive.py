@@ -156,6 +156,18 @@ def test_a_tar_is_unpacked_whatever_its_compression(
     assert (out / "usr/bin/twin").samefile(out / "usr/bin/tool")
 
 
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_a_tar_is_unpacked_in_any_thread(
+    store: Callable[[bytes], Path], out: Path, ending: str
+) -> None:
+    """Of a thread the heap is far up, where an address doesn't fit 32 bits."""
+    archive = store(COMPRESSIONS[ending](tar(folder("a"), file("a/b", b"text"))))
+    thread = threading.Thread(target=unpack, args=(archive, out))
+    thread.start()
+    thread.join()
+    assert (out / "a" / "b").read_bytes() == b"text"
+
+
 def test_modes_are_kept_without_setuid_and_whatever_the_umask(
     store: Callable[[bytes], Path], out: Path
 ) -> None:

@@ -415,7 +415,7 @@ def _library() -> Any:
         *((f"archive_read_support_filter_{name}", ctypes.c_int, (pointer,)) for name in _FILTERS),
         *(
             (f"archive_read_support_format_{name}", ctypes.c_int, (pointer,))
-            for name in ("raw", *_FORMATS)
+            for name in ("raw", "zip", *_FORMATS)
         ),
     ):
         function = getattr(library, name)
