@@ -3,6 +3,7 @@
 
     python -m tests.fuzz TARGET… [--runs 100000] [--seconds S] [--first N] [--crashes FOLDER]
     python -m tests.fuzz TARGET --again FILE
+    python -m tests.fuzz all --starts
 
 From the root of the repository. Run N of a target is the same on every host and every day.
 """
@@ -11,6 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -18,39 +20,51 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "unit")]
 
 from .mutation import mutated, mutated_json  # noqa: E402
 from .targets import TARGETS, Target  # noqa: E402
-from .trial import Crashes, limit_this_process, memory_mib, trouble  # noqa: E402
+from .trial import Crashes, limit_this_process, memory_mib, tried  # noqa: E402
 
 
 def _input(target: Target, number: int) -> bytes:
-    random = Random(f"{target.name} {number}")
-    if number < len(target.seeds):
-        return target.seeds[number]
+    random, starts = Random(f"{target.name} {number}"), target.starts
+    if number < len(starts):
+        return starts[number]
     if target.is_json and random.random() < 0.6:
-        return mutated_json(target.seeds, random)
-    return mutated(target.seeds, target.words, random)
+        return mutated_json(starts, random)
+    return mutated(starts, target.words, random)
 
 
 def _fuzz(target: Target, arguments: argparse.Namespace, folder: Path) -> int:
     """The number of crashes."""
     crashes = Crashes(target, arguments.crashes)
-    slowest, started, done = 0.0, time.monotonic(), 0
+    slowest, started, ways = 0.0, time.monotonic(), Counter[str]()
     for number in range(arguments.first, arguments.first + arguments.runs):
         before = time.monotonic()
         if before - started > arguments.seconds:
             break
         data = _input(target, number)
-        told = trouble(target, data, folder)
+        way, told = tried(target, data, folder)
         slowest = max(slowest, time.monotonic() - before)
-        done += 1
-        if told:
+        ways[way] += 1
+        if way == "crashed":
             crashes.note(number, data, told)
     seconds = time.monotonic() - started
     print(
-        f"{target.name}: {done} runs, {crashes.count} crashes, {seconds:.1f} s, "
+        f"{target.name}: {ways.total()} runs, {crashes.count} crashes, "
+        f"{ways['answered']} answered, {ways['refused']} refused, {seconds:.1f} s, "
         f"slowest {slowest:.2f} s, {memory_mib()} MiB",
         flush=True,
     )
     return crashes.count
+
+
+def _start(target: Target, folder: Path) -> int:
+    """The number of things that mutations start from and the reader takes in another way."""
+    wrong = 0
+    for number, data in enumerate(target.starts):
+        way, told = tried(target, data, folder)
+        due = "answered" if number < len(target.seeds) else "refused"
+        print(f"{target.name} start {number}: {way}", told if way != due else "")
+        wrong += way != due
+    return wrong
 
 
 def main() -> int:
@@ -61,6 +75,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for each target")
     parser.add_argument("--crashes", type=Path, default=Path("fuzz-crashes"))
     parser.add_argument("--again", type=Path, help="one input instead of mutations")
+    parser.add_argument("--starts", action="store_true", help="check what mutations start from")
     arguments = parser.parse_args()
     names = list(TARGETS) if "all" in arguments.target else arguments.target
     limit_this_process()
@@ -69,10 +84,12 @@ def main() -> int:
         target = TARGETS[name]
         with tempfile.TemporaryDirectory() as folder:
             target.prepare(Path(folder))
-            if arguments.again:
-                told = trouble(target, arguments.again.read_bytes(), Path(folder))
-                print(told or f"{name}: answered or refused")
-                crashes += bool(told)
+            if arguments.starts:
+                crashes += _start(target, Path(folder))
+            elif arguments.again:
+                way, told = tried(target, arguments.again.read_bytes(), Path(folder))
+                print(f"{name}: {way}\n{told}".strip())
+                crashes += way == "crashed"
             else:
                 crashes += _fuzz(target, arguments, Path(folder))
     return min(crashes, 1)

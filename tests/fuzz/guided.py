@@ -19,7 +19,7 @@ from typing import NoReturn
 import atheris
 
 from .mutation import MOST_BYTES, mutated, mutated_json
-from .trial import Crashes, limit_this_process, memory_mib, trouble
+from .trial import Crashes, limit_this_process, memory_mib, tried
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "unit")]
 
@@ -32,10 +32,9 @@ def _mutate(target: Target, data: bytes, most: int, seed: int) -> bytes:
     random = Random(seed)
     if random.random() < 0.5:
         return bytes(atheris.Mutate(data, most))
-    seeds = [data, *target.seeds]
     if target.is_json and random.random() < 0.5:
-        return mutated_json(target.seeds, random)[:most]
-    return mutated(seeds, target.words, random)[:most]
+        return mutated_json(target.starts, random)[:most]
+    return mutated([data, *target.starts], target.words, random)[:most]
 
 
 def _fuzz(target: Target, arguments: argparse.Namespace, folder: Path) -> NoReturn:
@@ -44,7 +43,8 @@ def _fuzz(target: Target, arguments: argparse.Namespace, folder: Path) -> NoRetu
 
     def one(data: bytes) -> None:
         nonlocal done
-        if told := trouble(target, data, folder):
+        way, told = tried(target, data, folder)
+        if way == "crashed":
             crashes.note(done, data, told)
         done += 1
         if done == arguments.runs:
@@ -84,7 +84,7 @@ def main() -> NoReturn:
         target.prepare(folder)
         arguments.corpus = arguments.corpus or Path(name) / "corpus"
         arguments.corpus.mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(target.seeds):
+        for number, seed in enumerate(target.starts):
             (arguments.corpus / f"seed-{number}").write_bytes(seed)
         _fuzz(target, arguments, folder)
 

@@ -29,8 +29,7 @@ from sevkit.errors import SevkitError
 from sevkit.firmware.modules import modules
 from sevkit.firmware.ovmf import parse as parse_firmware
 from sevkit.firmware.verifier import verifier
-from sevkit.guest.channel import Frame, FrameType, ViolationError, encode_message
-from sevkit.guest.conversation import Conversation
+from sevkit.guest.channel import ViolationError
 from sevkit.image.manifest import read_manifest
 from sevkit.kconfig.dotconfig import values_of
 from sevkit.kconfig.fragment import merge, parse_fragment
@@ -50,6 +49,8 @@ from sevkit.sources import url
 from sevkit.sources.pins import DebGroup, Pin, PinMemory
 from sevkit.toolchain import Toolchain
 
+from . import talk
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 REAL_FIRMWARE = (
     Path(__file__).parents[2] / "output" / "sev-guest" / "latest" / "firmware.fd",
@@ -64,7 +65,10 @@ def _nothing(_: Path) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """A reader: `run` gives it an input and a folder, which `prepare` has seen before."""
+    """A reader: `run` gives it an input and a folder, which `prepare` has seen before.
+
+    It answers each of `seeds` and refuses each of `refused`; mutations start from both.
+    """
 
     name: str
     run: Callable[[bytes, Path], object]
@@ -72,7 +76,13 @@ class Target:
     words: Sequence[bytes] = ()
     is_json: bool = False
     prepare: Callable[[Path], object] = _nothing
+    refused: Sequence[bytes] = ()
     refusals: tuple[type[Exception], ...] = (SevkitError,)
+
+    @property
+    def starts(self) -> Sequence[bytes]:
+        """What mutations start from."""
+        return [*self.seeds, *self.refused]
 
 
 def _kept(data: bytes, folder: Path, name: str = "input") -> Path:
@@ -176,14 +186,17 @@ def random_tree(random: Random) -> list[Entry]:
     return entries
 
 
-def _cpio_seed() -> bytes:
+_NODE = Node(path="/dev/null", kind="char", major=1, minor=3)
+
+
+def _cpio_seed(*more: Entry) -> bytes:
     made = io.BytesIO()
     write(
         [
             File(path="/bin/sh", data=b"content", links=("/bin/bash", "/bin/ash")),
             Symlink(path="/sbin", target="bin"),
-            Node(path="/dev/null", kind="char", major=1, minor=3),
             Directory(path="/empty"),
+            *more,
         ],
         made,
     )
@@ -338,38 +351,6 @@ index 0000000..1111111
 )
 
 # --- what a guest, a registry and a mirror say -------------------------------------------------
-
-
-def _channel(data: bytes, folder: Path) -> None:
-    conversation = Conversation()
-    requests = [
-        conversation.ask("report", {}),
-        conversation.ask(
-            "run", {}, sinks=dict.fromkeys((FrameType.STDOUT, FrameType.STDERR), lambda _: None)
-        ),
-    ]
-    for start in range(0, len(data), 100):
-        conversation.receive(data[start : start + 100])
-        del conversation.outgoing()[:]
-    for request in requests:
-        if request.answered:
-            request.outcome()
-
-
-def _said(*messages: Any) -> bytes:
-    return b"".join(Frame(FrameType.MESSAGE, 0, encode_message(one)).encode() for one in messages)
-
-
-_TALK = _said(
-    {"event": "hello", "params": {"protocol": 2, "agent": "0.2.0"}},
-    {"id": 1, "result": {"kernel": "6.12"}},
-    {"id": 2, "result": {"process": 1}},
-)
-_OUTPUT = Frame(FrameType.STDOUT, 1, b"output").encode() + Frame(FrameType.STDOUT, 1, b"").encode()
-_REFUSED = _said(
-    {"event": "hello", "params": {"protocol": 2, "agent": "0.2.0"}},
-    {"id": 1, "error": {"what": "no", "errno": 2}},
-)
 
 
 def _docker_archive(data: bytes, folder: Path) -> None:
@@ -629,10 +610,12 @@ def _http_answer(data: bytes, folder: Path) -> None:
 
 _HTTP_ANSWERS = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ncontent",
-    b"HTTP/1.1 206 OK\r\nContent-Range: bytes 5-6/7\r\nContent-Length: 2\r\n\r\nxx",
-    b"HTTP/1.1 302 Found\r\nLocation: http://host.invalid/\xc3\xa9\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-6/7\r\nContent-Length: 2\r\n\r\nxx",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"3\r\nabc\r\n10;x=y\r\n0123456789abcdef\r\n0\r\nTrailer: x\r\n\r\n",
+)
+_HTTP_REFUSED = (
+    b"HTTP/1.1 302 Found\r\nLocation: http://host.invalid/\xc3\xa9\r\nContent-Length: 0\r\n\r\n",
 )
 _HTTP_WORDS = (
     *(b"\r\n", b"\r\n ", b": ", b"-1", b"1e9", b"9" * 30, b"\xff\xfe", b"http://[::1", b"h" * 300),
@@ -663,6 +646,11 @@ def _targets() -> list[Target]:
         dlopens=[{"soname": ["libtwo.so"], "priority": "required"}],
         exports=["f", "g@V1"], imports=["h@W1"], defines=["V1"], wants={"libone.so.1": ["W1"]},
     )  # fmt: skip
+    whole = an_elf(
+        needed=["libone.so.1"], interpreter=LOADER, exports=["f@V1"], imports=["f@V1"],
+        dlopens=[{"soname": ["libtwo.so", "libone.so.1"], "priority": "required"}],
+        defines=["V1"], wants={"libone.so.1": ["V1"]},
+    )  # fmt: skip
     tars = [_tar_seed(tarfile.GNU_FORMAT)]
     tars += [_tar_seed(tarfile.PAX_FORMAT), _cpio_seed(), _zip_seed()]
     archive = [b"../", b"/", b"ustar", b"070701", b"070702", b"99999999999", b"\xff" * 12]
@@ -671,19 +659,40 @@ def _targets() -> list[Target]:
     report = bytes(1184)
     return [
         Target("recipe", _recipe, [BASE.encode(), CHILD.encode()], words, prepare=_with_project),
-        Target("template", _template, [b"{{ series }}-{{ c|upper if a else b ~ 'x' }}"], jinja),
+        Target(
+            "template",
+            _template,
+            [b"{{ series }}-{{ c|upper if series != '5' else c ~ 'x' }}"],
+            jinja,
+            refused=[b"{{ a }}{{ b }}"],
+        ),
         Target(
             "toml-lines", _toml_lines, [BASE.encode(), b'a = [{b.c = "x"}]\n[[t."q"]]\n'], words
         ),
         Target("manifest", _manifest, _manifest_seeds(), is_json=True),
         Target("cpio-write", _cpio_write, [b"seed"]),
         Target(
-            "cpio-read", lambda data, folder: read(_kept(data, folder)), [_cpio_seed()], archive
+            "cpio-read",
+            lambda data, folder: read(_kept(data, folder)),
+            [_cpio_seed(_NODE)],
+            archive,
         ),
-        Target("archive", _unpack, [*tars, gzip.compress(tars[0], mtime=0)], archive),
+        Target(
+            "archive",
+            _unpack,
+            [*tars, gzip.compress(tars[0], mtime=0)],
+            archive,
+            refused=[_cpio_seed(_NODE)],
+        ),
         Target("deb", _deb, [_deb_seed()], [b"data.tar", b"control.tar.xz", b"`\n", b"9999999999"]),
         Target("elf", _elf, [elf, a_loader()]),
-        Target("loader", _loader, [elf, b"#!/bin/program -x\n"], [b"#!", b"/bin/program\n"]),
+        Target(
+            "loader",
+            _loader,
+            [whole, f"#!{LOADER} -x\n".encode()],
+            [b"#!", b"/bin/program\n"],
+            refused=[elf, b"#!/bin/program -x\n"],
+        ),
         Target("firmware", _firmware, [firmware(code_bytes=16384), firmware(sections=None)]),
         *([Target("real-firmware", _firmware, real)] if (real := _real_firmware()) else []),
         Target(
@@ -704,9 +713,18 @@ def _targets() -> list[Target]:
         ),
         Target(
             "conversation",
-            _channel,
-            [_TALK, _TALK + _OUTPUT, _REFUSED],
-            [_OUTPUT, _TALK, b'"id":', b"null", b"1e999", b"{" * 500, b"[" * 5000, b"-0"],
+            lambda data, _: talk.converse(data),
+            talk.SEEDS,
+            talk.WORDS,
+            refused=talk.REFUSED,
+            refusals=(SevkitError, ViolationError),
+        ),
+        Target(
+            "messages",
+            lambda data, _: talk.converse_json(data),
+            talk.JSON_SEEDS,
+            refused=talk.JSON_REFUSED,
+            is_json=True,
             refusals=(SevkitError, ViolationError),
         ),
         Target("docker-archive", _docker_archive, [_docker_seed()], [b"../", b'"Layers"', b"null"]),
@@ -723,6 +741,7 @@ def _targets() -> list[Target]:
             _HTTP_ANSWERS,
             _HTTP_WORDS,
             prepare=_with_answers,
+            refused=_HTTP_REFUSED,
             refusals=(SevkitError, url._TransferError, url._RefusedError),
         ),
         Target("snp-report", lambda data, _: parse_report(data), [report, report.hex().encode()]),

@@ -6,7 +6,7 @@ import signal
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from .targets import Target
@@ -31,18 +31,21 @@ def memory_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
-def trouble(target: "Target", data: bytes, folder: Path) -> str:
-    """What went wrong, empty when the reader answered or refused as it should."""
+Way = Literal["answered", "refused", "crashed"]
+
+
+def tried(target: "Target", data: bytes, folder: Path) -> tuple[Way, str]:
+    """How the reader took it, and in which words when it did not answer."""
     signal.setitimer(signal.ITIMER_REAL, _MOST_SECONDS)
     try:
         target.run(data, folder)
     except target.refusals as error:
-        str(error)
+        return "refused", str(error)
     except Exception:
-        return traceback.format_exc()
+        return "crashed", traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return ""
+    return "answered", ""
 
 
 class Crashes:

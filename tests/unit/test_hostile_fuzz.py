@@ -41,6 +41,29 @@ def test_every_reader_answers_or_refuses_whatever_it_is_given(half: int, tmp_pat
         assert int(re.search(rf"^{name}: (\d+) runs, 0 crashes", told, re.M)[1])  # type: ignore[index]
 
 
+def test_every_reader_takes_what_mutations_start_from_as_it_should() -> None:
+    """A reader that refuses its seeds is hardly tested by their mutations."""
+    told = fuzz("all", "--starts")
+    for name in NAMES:
+        assert re.search(rf"^{name} start 0: answered", told, re.M) or name == "real-firmware"
+
+
+def test_a_start_that_is_taken_otherwise_would_be_reported() -> None:
+    script = (
+        "import sys; sys.argv[1:] = ['snp-report', '--starts']\n"
+        "import dataclasses; from tests.fuzz import __main__ as runner\n"
+        "target = runner.TARGETS['snp-report']\n"
+        "runner.TARGETS['snp-report'] = dataclasses.replace(target, refused=target.seeds)\n"
+        "sys.exit(runner.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "snp-report start 2: answered" in done.stdout
+
+
 def test_a_crash_would_be_kept_and_reported(tmp_path: Path) -> None:
     """The runner itself: a target that accepts no refusal crashes at the first one."""
     script = (
@@ -58,7 +81,7 @@ def test_a_crash_would_be_kept_and_reported(tmp_path: Path) -> None:
     [kept] = (tmp_path / "kept").iterdir()
     assert f"kept as {kept}" in done.stdout
     assert "not an SNP attestation report" in done.stdout
-    assert "answered or refused" in fuzz("snp-report", "--again", kept)
+    assert "snp-report: refused\n" in fuzz("snp-report", "--again", kept)
 
 
 GUIDED = """
