@@ -16,6 +16,10 @@ _ODD: tuple[Any, ...] = (
     *("", "x", "/", "..", "../../x", "/etc/shadow", "a\nb", "\0", "\ud800", "é", "x" * 5000, "0:0"),
     *([], {}, [[]], [{}], [None], {"": None}, [1, "a"], {"a": [1]}),
 )
+_INSERTED = (
+    *("/", "..", "\n", "\0", "é", "9", "x" * 300, " ", "=", ",", "#", ":", "-", "\\"),
+    *("'", '"', "`", "$(x)", "]]>", "&", "<", "{{", "%", ";"),
+)
 
 
 def mutated(seeds: Sequence[bytes], words: Sequence[bytes], random: Random) -> bytes:
@@ -82,6 +86,8 @@ def _replace(place: Any, key: Any, random: Random) -> None:
     elif kind == 2 and isinstance(place[key], str):
         text = place[key]
         at = random.randrange(len(text) + 1)
-        place[key] = text[:at] + random.choice(("/", "..", "\n", "\0", "", "é", "9", "x" * 300))
+        place[key] = text[:at] + random.choice(_INSERTED) + text[at:]
+    elif kind == 2 and type(place[key]) is int:
+        place[key] += random.choice((1, -1, 4096))
     else:
         place[key] = copy.deepcopy(random.choice(_ODD))

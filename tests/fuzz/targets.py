@@ -30,7 +30,6 @@ from sevkit.firmware.modules import modules
 from sevkit.firmware.ovmf import parse as parse_firmware
 from sevkit.firmware.verifier import verifier
 from sevkit.guest.channel import ViolationError
-from sevkit.image.manifest import read_manifest
 from sevkit.kconfig.dotconfig import values_of
 from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.measure.snp_report import parse as parse_report
@@ -49,9 +48,8 @@ from sevkit.sources import url
 from sevkit.sources.pins import DebGroup, Pin, PinMemory
 from sevkit.toolchain import Toolchain
 
-from . import talk
+from . import images, talk
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 REAL_FIRMWARE = (
     Path(__file__).parents[2] / "output" / "sev-guest" / "latest" / "firmware.fd",
     Path("/usr/share/ovmf/OVMF.fd"),
@@ -624,14 +622,6 @@ _HTTP_WORDS = (
 )
 
 
-def _manifest(data: bytes, folder: Path) -> None:
-    read_manifest(_kept(data, folder))
-
-
-def _manifest_seeds() -> list[bytes]:
-    return [path.read_bytes() for path in sorted(GOLDEN.rglob("*manifest*.json"))]
-
-
 def _real_firmware() -> list[bytes]:
     return [path.read_bytes() for path in REAL_FIRMWARE if path.is_file()]
 
@@ -669,7 +659,20 @@ def _targets() -> list[Target]:
         Target(
             "toml-lines", _toml_lines, [BASE.encode(), b'a = [{b.c = "x"}]\n[[t."q"]]\n'], words
         ),
-        Target("manifest", _manifest, _manifest_seeds(), is_json=True),
+        Target(
+            "manifest",
+            images.take_manifest,
+            images.manifest_seeds(),
+            is_json=True,
+            prepare=images.with_images,
+        ),
+        Target(
+            "sums",
+            images.take_sums,
+            [images.sums_seed()],
+            [b"  ", b" *", b"\\", b"\r\n", b"0" * 64, b"../x", b"manifest.json\n"],
+            prepare=images.with_images,
+        ),
         Target("cpio-write", _cpio_write, [b"seed"]),
         Target(
             "cpio-read",

@@ -19,7 +19,7 @@ from test_firmware_verifier import CHECKS
 from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.exports import FORMATS, exported, subject_of
-from sevkit.image.manifest import load
+from sevkit.image.manifest import load, write_sums
 from sevkit.image.requirements import BOOT_DEVICES
 
 
@@ -81,6 +81,25 @@ def test_an_export_names_the_command_line_that_digests_are_for(
     text = exported(subject_of(hashed), format_name).decode()
     assert "exactly this kernel command line" in text
     assert text.count(load(hashed).cmdline) >= 1
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("field", ["name", "version", "cpus"])
+def test_a_manifest_puts_no_line_of_its_own_into_an_export(
+    field: str, format_name: str, hashed: Path, tmp_path: Path
+) -> None:
+    """Its name came into a comment of the script that starts QEMU as it was."""
+    text = (hashed / "manifest.json").read_text()
+    manifest = json.loads(text)
+    place = manifest["launch"] if field == "cpus" else manifest
+    place[field] = [f"x\ntouch {tmp_path}/ran"] if field == "cpus" else f"x\ntouch {tmp_path}/ran"
+    assert exported(subject_of(hashed), format_name)
+    (hashed / "manifest.json").write_text(
+        json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    )
+    write_sums(hashed)
+    with pytest.raises(ImageError, match=r"manifest\.json is no manifest"):
+        subject_of(hashed)
 
 
 def test_the_script_survives_the_shell_with_odd_paths_and_words(

@@ -100,6 +100,15 @@ def test_a_manifest_fits_the_published_schema(good: Path) -> None:
         lambda m: m.update(variant="release"),
         lambda m: m["memory"].update(minimum_mib="224"),
         lambda m: m["launch"]["vcpus"].append(0),
+        lambda m: m["launch"]["vcpus"].clear(),
+        lambda m: m["launch"]["cpus"].clear(),
+        lambda m: m["launch"]["cpus"].append("EPYC,foo"),
+        lambda m: m.update(name="a\nb"),
+        lambda m: m.update(version="1\n2"),
+        lambda m: m["sources"][0].update(origin={}),
+        lambda m: m["sources"][0]["origin"].pop("version"),
+        lambda m: m["sources"][0]["origin"].update(kind="git"),
+        lambda m: m["sources"][0]["origin"].update(kind="oci"),
     ],
 )
 def test_what_the_schema_refuses_is_refused_when_read(
@@ -110,6 +119,39 @@ def test_what_the_schema_refuses_is_refused_when_read(
     validator = jsonschema.Draft202012Validator(schema())
     assert not validator.is_valid(json.loads((good / "manifest.json").read_text()))
     assert "manifest.json is no manifest" in refusal(good)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, text: m["kernel"].update(compiler=text),
+        lambda m, text: m["kernel"]["patches"][0].update(description=text),
+        lambda m, text: m["kernel"].update(fragments=[text]),
+        lambda m, text: m["toolchain"].update(zstd=text),
+        lambda m, text: m["toolchain"].update({text: "1"}),
+        lambda m, text: m.update(cmdline=text),
+        lambda m, text: m["sources"][0]["origin"].update(suite=text),
+        lambda m, text: m["firmware"]["problems"].update(sev=[text]),
+    ],
+)
+def test_text_that_would_be_a_command_somewhere_is_refused(
+    good: Path, change: Callable[[Any, str], Any]
+) -> None:
+    edited(good, lambda m: (change(m, "über"), m)[1])
+    load(good)
+    for text in ("a\nb", "\x1b]0;x", "\u202e"):
+        edited(good, lambda m, text=text: (change(m, text), m)[1])  # type: ignore[misc]
+        assert "must be printable, without line breaks" in refusal(good)
+
+
+def test_addresses_are_a_line_each(good: Path) -> None:
+    def urls(text: str) -> Callable[[Any], Any]:
+        return lambda m: m["sources"][0].update(origin={"kind": "url", "url": text})
+
+    load(edited(good, urls("https://a.invalid/x\nhttps://b.invalid/x")))
+    assert load(good).sources[0].addresses == ["https://a.invalid/x", "https://b.invalid/x"]
+    edited(good, urls("https://a.invalid/x\x1b"))
+    assert "must be printable" in refusal(good)
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -179,6 +179,20 @@ def test_facts_that_are_missing_or_no_json_are_named(bench: Bench) -> None:
         bench.image()
 
 
+def test_what_is_not_printable_in_patches_packages_and_tools_is_spelled_out(
+    bench: Bench,
+) -> None:
+    """Debian's copyright files hold no-break spaces, and a build must not fail for one."""
+    bench.firmware()
+    place = bench.folder / "stage-kernel" / "kernel.json"
+    facts = json.loads(place.read_text())
+    facts["compiler"], facts["patches"][0]["description"] = "gcc\x1b]0;x", "a\u00a0b ü"
+    place.write_text(json.dumps(facts))
+    kernel = load(bench.image()).kernel
+    assert kernel.compiler == r"gcc\x1b]0;x"
+    assert kernel.patches[0].description == r"a\xa0b ü"
+
+
 def test_a_fact_of_the_wrong_kind_is_named(bench: Bench) -> None:
     bench.firmware()
     path = bench.folder / "stage-agent" / "agent.json"

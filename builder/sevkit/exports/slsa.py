@@ -73,6 +73,6 @@ def _source(source: Source) -> Mapping[str, Any]:
     row: dict[str, Any] = {"name": source.name, "digest": {_ALGORITHMS[kind]: value}}
     if address := package_url(source):
         row["uri"] = address
-    if where := source.origin.get("url"):
-        row["downloadLocation"] = where.split("\n")[0]
+    if source.addresses:
+        row["downloadLocation"] = source.addresses[0]
     return row

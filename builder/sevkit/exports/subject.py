@@ -20,6 +20,7 @@ from sevkit.image.manifest import Manifest, load
 from sevkit.image.shape import Measurement
 from sevkit.measure.digests import SNP_ACTIVE
 from sevkit.measure.id_block import IdBlock, id_block
+from sevkit.printable import printable
 
 T = TypeVar("T", int, str)
 
@@ -127,7 +128,7 @@ class Subject:
             lines.append("the launch digest covers the firmware alone: not kernel nor command line")
         else:
             lines.append("nothing is encrypted and nothing is measured")
-        return lines
+        return [printable(line) for line in lines]
 
 
 def subject_of(

@@ -5,10 +5,10 @@ Every key is always there; a fact that does not apply is null. A change here tha
 would misread raises `MANIFEST_VERSION`. Reads and checks no file.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sevkit.firmware.ovmf import Loader, Mode
 from sevkit.measure.digests import Covers, Init, Vmm
@@ -23,6 +23,10 @@ Bytes = Annotated[int, Field(ge=0)]
 Mib = Annotated[int, Field(gt=0)]
 Release = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)?$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}$")]
+CpuModel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Of QEMU: also one that only a later sevkit knows."""
 
 
 def _with_keys(*keys: str) -> AfterValidator:
@@ -37,9 +41,36 @@ def _with_keys(*keys: str) -> AfterValidator:
 
 
 class Part(BaseModel):
-    """An object of a manifest: frozen, every key present, no other key."""
+    """An object of a manifest: frozen, every key present, no other key, all text printable.
+
+    Its text comes into scripts, configuration files and terminals, for which a line break or an
+    escape is a command.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="after")
+    def _is_printable(self) -> Self:
+        for key, value in self._shown().items():
+            if not all(text.isprintable() for text in _texts(value)):
+                raise ValueError(f"{key} must be printable, without line breaks")
+        return self
+
+    def _shown(self) -> Mapping[str, object]:
+        """What has to be printable."""
+        return dict(self)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The strings of a value; those of another `Part` are that one's to look at."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in (*value, *value.values()):
+            yield from _texts(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 class File(Part):
@@ -203,6 +234,25 @@ class Firmware(Part):
         return None
 
 
+_ORIGINS: Mapping[str, Sequence[str]] = {
+    "deb": ("package", "version"),
+    "deb-src": ("package", "version"),
+    "git": ("url", "commit"),
+    "url": ("url",),
+    "file": (),
+}
+"""Kind of a source → what is always said of it."""
+
+
+def _known_origin(origin: Mapping[str, str]) -> Mapping[str, str]:
+    kind = origin.get("kind", "")
+    if kind not in _ORIGINS:
+        raise ValueError(f"has a kind that is none of {', '.join(_ORIGINS)}")
+    if missing := [key for key in _ORIGINS[kind] if key not in origin]:
+        raise ValueError(f"of kind {kind} lacks {', '.join(missing)}")
+    return origin
+
+
 class Source(Part):
     """Something that was fetched for the build."""
 
@@ -218,8 +268,25 @@ class Source(Part):
     size: Bytes | None
     origin: Annotated[
         Mapping[str, str],
-        Field(description="Kind; package, version and suite, or addresses, or commit."),
+        AfterValidator(_known_origin),
+        Field(
+            description="Kind; package, version and suite, or addresses, a line each, or commit.",
+            json_schema_extra={
+                "oneOf": [
+                    {"properties": {"kind": {"const": kind}}, "required": ["kind", *keys]}
+                    for kind, keys in _ORIGINS.items()
+                ]
+            },
+        ),
     ]
+
+    def _shown(self) -> Mapping[str, object]:
+        return {**dict(self), "origin": {**self.origin, "url": (*self.addresses,)}}
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where it may be fetched from, first to last."""
+        return self.origin["url"].split("\n") if "url" in self.origin else ()
 
 
 class Build(Part):
@@ -237,6 +304,9 @@ class Build(Part):
         Literal["bwrap", "none"],
         Field(description="none: build steps could read the host and reach its network."),
     ]
+
+    def _shown(self) -> Mapping[str, object]:
+        return {**dict(self), "variables": ()}  # which may have several lines, as in a recipe
 
 
 class ModeFacts(Part):
@@ -264,8 +334,8 @@ class Launch(Part):
         _with_keys(*get_args(Mode)),
         Field(json_schema_extra={"required": list(get_args(Mode))}),
     ]
-    vcpus: tuple[Annotated[int, Field(ge=1)], ...]
-    cpus: tuple[str, ...]
+    vcpus: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=1)]
+    cpus: Annotated[tuple[CpuModel, ...], Field(min_length=1)]
     guest_features: Annotated[
         tuple[int, ...], Field(description="SEV_FEATURES of an SNP launch, bit 0 included.")
     ]
@@ -284,7 +354,7 @@ class Measurement(Part):
 
     mode: Mode
     vcpus: Annotated[int | None, Field(description="Null: the digest does not depend on it.")]
-    cpu: Annotated[str | None, Field(description="Null: the digest does not depend on it.")]
+    cpu: Annotated[CpuModel | None, Field(description="Null: the digest does not depend on it.")]
     guest_features: Annotated[int | None, Field(description="SEV_FEATURES; null for sev.")]
     vmm: Vmm
     init: Annotated[Init | None, Field(description="How QEMU made the guest; null but for sev-es.")]
@@ -372,8 +442,8 @@ class Manifest(Part):
     """All that a container runtime must know of an image."""
 
     manifest_version: Literal[1]
-    name: str
-    version: str
+    name: Name
+    version: Version
     summary: str
     build_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     variant: Annotated[

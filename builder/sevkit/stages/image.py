@@ -27,6 +27,7 @@ from sevkit.image.sbom import SBOM, sbom_text
 from sevkit.image.shape import MANIFEST_VERSION, Constraints, Manifest, Measurement
 from sevkit.kconfig.agent_fit import check_early, check_fit
 from sevkit.kconfig.fragment import merge, parse_fragment
+from sevkit.printable import printable
 from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
 
@@ -231,7 +232,7 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
         "build_id": stage.key[:BUILD_ID_DIGITS],
         "architecture": "x86_64",
         **{key: params[key] for key in ("name", "version", "summary", "variant", "cmdline")},
-        **{key: params[key] for key in ("sources", "toolchain", "build")},
+        "toolchain": params["toolchain"],
         "files": files,
         "kernel": {**kernel, "source": params["kernel"], "series": params["series"]},
         "initramfs": {
@@ -261,11 +262,22 @@ def _manifest(stage: Stage, facts: _Facts, out: Path, verified: bool | None) -> 
         "memory": _memory(params["cmdline"], facts, out),
     }
     try:
-        return Manifest.model_validate_json(json.dumps(stated))
+        exact = {key: params[key] for key in ("sources", "build")}
+        return Manifest.model_validate_json(json.dumps({**_printable(stated), **exact}))
     except ValidationError as error:
         raise BuildError(
             "the facts of the stages do not make a manifest", why=explained(error)
         ) from error
+
+
+def _printable(value: Any) -> Any:
+    """Plain data with its text made printable: what packages, patches and tools say of themselves
+    may hold anything."""
+    if isinstance(value, Mapping):
+        return {printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _measured(manifest: Manifest, out: Path) -> Manifest:

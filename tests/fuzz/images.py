@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an image directory says of itself, taken to all that is made of it.
+
+A changed manifest is written as sevkit would write it, with the digest that SHA256SUMS needs, so
+that what is behind those two checks reads it too.
+"""
+
+import hashlib
+import json
+import shlex
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
+
+from export_samples import hashed_image
+from image_samples import image as made_image
+
+from sevkit.errors import SevkitError
+from sevkit.exports import FORMATS, MODES, exported, subject_of
+from sevkit.exports.qemu import arguments
+from sevkit.exports.subject import Subject
+from sevkit.image.diff import differences
+from sevkit.image.manifest import MANIFEST, SUMS, load, verify
+from sevkit.image.measured import measurement_differences
+from sevkit.image.sbom import sbom_text
+
+
+def with_images(folder: Path) -> None:
+    """An image to change, and the same to compare with."""
+    for name in ("changed", "other"):
+        (folder / name).mkdir()
+        made_image(folder / name)
+
+
+def manifest_seeds() -> list[bytes]:
+    """The manifest of that image, and one as if its firmware checked hashes."""
+    with TemporaryDirectory() as name:
+        plain = made_image(Path(name))
+        hashed = hashed_image(plain, Path(name) / "hashed")
+        return [(one / MANIFEST).read_bytes() for one in (plain, hashed)]
+
+
+def sums_seed() -> bytes:
+    """SHA256SUMS of that image."""
+    with TemporaryDirectory() as name:
+        return (made_image(Path(name)) / SUMS).read_bytes()
+
+
+def take_manifest(data: bytes, folder: Path) -> None:
+    """Load, verify, measure, compare and export an image that says `data`."""
+    image = folder / "changed" / "image"
+    with suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        data = text.encode("utf-8", "surrogatepass")
+    _write(image / MANIFEST, data)
+    sums = (folder / "other" / "image" / SUMS).read_text().splitlines(keepends=True)
+    others = [line for line in sums if not line.endswith(f" {MANIFEST}\n")]
+    line = f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
+    _write(image / SUMS, "".join(sorted([*others, line], key=lambda one: one[66:])).encode())
+    manifest = load(image)
+    told = [*verify(image), *measurement_differences(image, manifest), *manifest.remarks()]
+    with suppress(SevkitError):
+        told += map(str, differences(folder / "other" / "image", image))
+    sbom_text(manifest, {"paths": [], "packages": []}).encode()
+    "\n".join(told).encode()
+    for mode in MODES:
+        with suppress(SevkitError):
+            subject = subject_of(image, mode=mode)
+            for name in FORMATS:
+                with suppress(SevkitError):
+                    _check(name, exported(subject, name), subject)
+
+
+def take_sums(data: bytes, folder: Path) -> None:
+    """Verify and load an image whose SHA256SUMS is `data`."""
+    image = folder / "changed" / "image"
+    _write(image / SUMS, data)
+    "\n".join(verify(image)).encode()
+    load(image)
+
+
+def _check(format_name: str, content: bytes, subject: Subject) -> None:
+    """An export is one of its format, and holds no word that the rules of a launch don't have."""
+    if format_name == "corim":
+        return
+    text = content.decode()
+    if format_name == "qemu":
+        head, script = text.split("\nset -eu\n")
+        assert all(line.startswith("#") for line in head.split("\n")), head
+        words = shlex.split(script.replace("\\\n", " "))
+        assert words[2:-1] == arguments(subject), words
+    elif format_name == "qemu-config":
+        for line in text.split("\n"):
+            assert not line or line[0] in "#[" or line.startswith("  "), line
+    elif format_name == "libvirt":
+        ElementTree.fromstring(content)
+    elif format_name == "kata":
+        assert tomllib.loads(text).keys() == {"hypervisor", "factory", "runtime"}
+    else:
+        json.loads(text)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
