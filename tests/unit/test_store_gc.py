@@ -316,7 +316,7 @@ class TestCommand:
 def test_the_commands_of_the_page_work(root: Path, tmp_path: Path) -> None:
     [page] = [page for page in PAGES if page.name == "store.md"]
     commands = [command.line for command in read(page).commands]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for line in commands:
         words = ["--output", str(tmp_path / "output"), *shlex.split(line)[1:]]
         result = CliRunner().invoke(main, words, env={"SEVKIT_STORE": str(root)})

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs that give disk space back: gc, clean."""
 
+import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from sevkit.cli.common import Place, main, shown
-from sevkit.errors import HostError
 
 if TYPE_CHECKING:
     from sevkit.store.gc import Collected
 
 _DEFAULT_DAYS = 30
+_SHOWN = 10
 _SECONDS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -81,22 +81,36 @@ def _size(count: int) -> str:
 
 @main.command()
 @click.option("--store", "whole_store", is_flag=True, help="Empty the store too.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be deleted.")
 @click.pass_obj
-def clean(place: Place, whole_store: bool) -> None:
-    """Delete images and logs of this project; with --store everything that was fetched or built."""
-    from sevkit.store.store import Store, default_root
+def clean(place: Place, whole_store: bool, dry_run: bool) -> None:
+    """Delete images and logs of this project; with --store everything that was fetched or built.
 
-    folders = [place.output]
+    What else lies in their folders stays.
+    """
+    from sevkit.clearing import Clearing
+    from sevkit.image.removal import images_to_remove
+    from sevkit.store.removal import store_to_remove
+    from sevkit.store.store import default_root
+
     root = default_root(os.environ)
-    if whole_store and root.is_dir():
-        with Store(root).leases.alone() as used:
-            if used:
-                raise HostError(
-                    f"a running build uses the store {root}",
-                    hint="wait for it; sevkit gc --max-size 0B removes all that no build uses",
+    images = images_to_remove(place.output) if place.output.is_dir() else Clearing()
+    with contextlib.ExitStack() as held:
+        store = Clearing()
+        if whole_store and root.is_dir():
+            store = held.enter_context(store_to_remove(root))
+        for folder, clearing in ((place.output, images), (root, store)):
+            if dry_run:
+                for path in clearing.ours:
+                    click.echo(f"would delete {shown(path)}")
+            elif clearing.ours:
+                clearing.carry_out()
+                click.echo(
+                    f"deleted {'the store' if folder == root else 'images'} in {shown(folder)}"
                 )
-        folders.append(root)
-    for folder in folders:
-        if folder.is_dir():
-            shutil.rmtree(folder)
-            click.echo(f"deleted {shown(folder)}")
+            for path in clearing.left[:_SHOWN]:
+                click.echo(f"left {shown(path)}: no build has put it there")
+            if len(clearing.left) > _SHOWN:
+                click.echo(f"left {len(clearing.left) - _SHOWN} more")
+    if not images.ours and not store.ours:
+        click.echo("nothing to delete")

@@ -2,6 +2,7 @@
 """Image directories and what they say of themselves.
 
 output.py        `output/<name>/<version>-<build id>/`, published at once, never changed
+removal.py       takes away what builds have put into an output folder
 shape.py         what a manifest may say, with its JSON Schema
 manifest.py      a manifest written, read, and held against the bytes beside it
 requirements.py  what a guest asks of its host

@@ -4,5 +4,6 @@
 store.py     the store: put in whole, named by content, read after a check
 leases.py    what running processes use of it
 gc.py        what goes when it grows old or large
+removal.py   empties it, and leaves what is not its own
 uptodate.py  command lines that had nothing to do
 """
