@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sevkit.errors import BuildError, SevkitError
+from sevkit.errors import BuildError, HostError, SevkitError
 
 _FSYNC_EACH_UP_TO = 64
 _FULL_BELOW_BYTES = 256 << 10
@@ -21,7 +21,7 @@ _SAID = "No space left on device"
 """strerror(3) of ENOSPC in the C locale, in which every command of a build step runs."""
 
 
-class FullDiskError(SevkitError):
+class FullDiskError(HostError):
     """There is no room left on a disk."""
 
 

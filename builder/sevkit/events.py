@@ -4,7 +4,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from sevkit.errors import SevkitError
 
 Outcome = Literal["built", "cached", "fetched", "failed", "skipped"]
 
@@ -45,5 +47,47 @@ class Notice:
     text: str
 
 
-Event = TaskStarted | TaskProgress | TaskFinished | Notice
+@dataclass(frozen=True)
+class TaskPlanned:
+    """What a build would do, where it is only asked; `reason` as in `TaskStarted`."""
+
+    recipe: str
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb gave for a recipe; the last event of one that succeeded.
+
+    `path` is an image directory, a stage's result or a vendored folder; None where nothing was
+    written. `idle` is whether there was nothing to do. `text` says it to a person.
+    """
+
+    recipe: str
+    path: Path | None
+    idle: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class BuildFailed:
+    """The last event of a verb that did not succeed, also where no task was begun.
+
+    The fields are those of a `SevkitError`; `exit_code` will be the status of the process.
+    """
+
+    what: str
+    why: str
+    hint: str
+    log: Path | None
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: SevkitError) -> Self:
+        """What `error` says."""
+        return cls(error.what, error.why, error.hint, error.log, error.exit_code)
+
+
+Event = TaskStarted | TaskProgress | TaskFinished | TaskPlanned | Notice | Result | BuildFailed
 Listener = Callable[[Event], None]

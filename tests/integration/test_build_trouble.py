@@ -57,7 +57,7 @@ def on_a_disk_of(size: str, store: Path, tmp_path: Path) -> subprocess.Completed
 
 def test_a_full_disk_is_one_clear_error(store: Path, tmp_path: Path) -> None:
     full = on_a_disk_of("5m", store, tmp_path)
-    assert full.returncode == 1
+    assert full.returncode == 3
     assert "no space left on the disk" in full.stderr
     assert "Traceback" not in full.stderr
     roomy = on_a_disk_of("200m", store, tmp_path)

@@ -2,12 +2,24 @@
 import io
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from sevkit.cli.listeners import BuildListener, JsonLines, PlainLines, ProgressBars
-from sevkit.events import Event, Notice, TaskFinished, TaskProgress, TaskStarted
+from sevkit.errors import HostError
+from sevkit.events import (
+    BuildFailed,
+    Event,
+    Notice,
+    Result,
+    TaskFinished,
+    TaskPlanned,
+    TaskProgress,
+    TaskStarted,
+)
 
 STORY: list[Event] = [
     TaskStarted("fetch linux.deb", "not in the store"),
@@ -25,7 +37,7 @@ STORY: list[Event] = [
 
 def test_plain_lines_tell_starts_tenths_notices_and_ends() -> None:
     stream = io.StringIO()
-    with PlainLines(stream) as listener:
+    with PlainLines(stream, stream) as listener:
         for event in STORY:
             listener(event)
     lines = stream.getvalue().splitlines()
@@ -36,9 +48,39 @@ def test_plain_lines_tell_starts_tenths_notices_and_ends() -> None:
     assert "image: skipped" in lines
 
 
+@pytest.mark.parametrize("kind", [PlainLines, ProgressBars])
+def test_what_was_asked_for_goes_to_a_stream_of_its_own(
+    kind: type[PlainLines] | type[ProgressBars],
+) -> None:
+    story, answers = io.StringIO(), io.StringIO()
+    with kind(story, answers) as listener:
+        listener(TaskPlanned("sev-guest", "kernel", "never built"))
+        listener(Notice("looking up linux"))
+        listener(Result("sev-guest", None, False, ""))
+        listener(Result("sev-guest", Path("/o"), False, "built: /o\n  a remark"))
+        listener(BuildFailed("no", "", "", None, 1))
+    assert answers.getvalue() == "sev-guest: kernel: never built\nbuilt: /o\n  a remark\n"
+    assert "looking up" in story.getvalue()
+    assert "built" not in story.getvalue()
+
+
+def test_a_failure_is_an_event_with_all_that_an_error_says() -> None:
+    stream = io.StringIO()
+    error = HostError("no flex", why="package flex", hint="apt-get install flex", log=Path("/l"))
+    JsonLines(stream)(BuildFailed.of(error))
+    assert json.loads(stream.getvalue()) == {
+        "event": "BuildFailed",
+        "what": "no flex",
+        "why": "package flex",
+        "hint": "apt-get install flex",
+        "log": "/l",
+        "exit_code": 3,
+    }
+
+
 def test_a_tenth_is_told_once() -> None:
     stream = io.StringIO()
-    listener = PlainLines(stream)
+    listener = PlainLines(stream, stream)
     for done in range(100):
         listener(TaskProgress("t", done, 100, "", ""))
     assert len(stream.getvalue().splitlines()) == 9
@@ -61,7 +103,7 @@ def test_json_lines_can_be_read_by_a_program() -> None:
 
 def test_bars_show_size_and_file_and_are_gone_at_the_end() -> None:
     stream = io.StringIO()
-    with ProgressBars(stream) as listener:
+    with ProgressBars(stream, stream) as listener:
         for event in STORY:
             listener(event)
     text = stream.getvalue()
@@ -70,10 +112,18 @@ def test_bars_show_size_and_file_and_are_gone_at_the_end() -> None:
     assert "kernel: failed in 3.2 s" in text
 
 
-@pytest.mark.parametrize("kind", [PlainLines, JsonLines, ProgressBars])
-def test_events_from_many_threads_do_not_mix(kind: type[BuildListener]) -> None:
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda stream: PlainLines(stream, stream),
+        JsonLines,
+        lambda stream: ProgressBars(stream, stream),
+    ],
+    ids=["plain", "json", "bars"],
+)
+def test_events_from_many_threads_do_not_mix(made: Callable[[TextIO], BuildListener]) -> None:
     stream = io.StringIO()
-    with kind(stream) as listener:  # type: ignore[call-arg]
+    with made(stream) as listener:
 
         def tell(name: str) -> None:
             for _ in range(50):
@@ -89,7 +139,7 @@ def test_events_from_many_threads_do_not_mix(kind: type[BuildListener]) -> None:
 
 def test_each_part_of_a_task_has_its_own_tenths() -> None:
     stream = io.StringIO()
-    listener = PlainLines(stream)
+    listener = PlainLines(stream, stream)
     listener(TaskProgress("kernel", 9_000, 10_000, "", "unpacking"))
     listener(TaskProgress("kernel", 100, 1000, "", "mm/slub.o"))
     assert stream.getvalue().splitlines()[1] == "kernel: 10 % (100/1000) mm/slub.o"

@@ -35,7 +35,7 @@ from sevkit.cli import (  # noqa: F401
     sign,
     store,
 )
-from sevkit.cli.common import main
+from sevkit.cli.common import failure, main
 from sevkit.errors import SevkitError
 
 
@@ -64,9 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"sevkit: error: {place}{error.strerror or error}", err=True)
-        return 1
+        explained = failure(error)
+        click.echo(f"sevkit: error: {explained}", err=True)
+        return explained.exit_code
     return status if isinstance(status, int) else 0
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs that plan and build: build, list, check, fetch, update, show."""
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,8 @@ from sevkit.cli.common import (
 from sevkit.errors import INTERRUPTED, RecipeError, SevkitError
 
 if TYPE_CHECKING:
-    from sevkit.project.project import Project
+    from sevkit.events import Result
+    from sevkit.project.project import Built, Project
     from sevkit.stage import Plan
 
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 @build_options
 @click.pass_obj
-def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) -> int:
+def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) -> None:
     """Build images, or single stages of them.
 
     Without a name: sev-guest. With NAME=VALUE a variable of the recipe is set.
     """
     started, read_since = time.monotonic(), time.time_ns()
     options = BuildOptions(**flags)
-    targets, overrides = split_words(words)
-    answers = []
+    answers: list[Built] = []
     errors: list[SevkitError] = []
     with opened(place, options) as project:
+        targets, overrides = split_words(words)
         settings = options.settings(place)
         for target in targets or ["sev-guest"]:
             name, _, stage = target.partition(":")
@@ -56,44 +56,43 @@ def build(place: Place, /, words: tuple[str, ...], dry_run: bool, **flags: Any) 
                 if not options.keep_going or error.exit_code == INTERRUPTED:
                     raise
                 errors.append(error)
-    idle = bool(answers) and not errors and all(answer.idle for answer in answers)
-    if options.as_json:
-        for answer in answers:
-            place_of = {"recipe": answer.plan.recipe.name, "path": str(answer.result)}
-            click.echo(json.dumps({"event": "Result", **place_of, "idle": answer.idle}))
-    elif idle:
+        results = [_result(answer, time.monotonic() - started) for answer in answers]
+        for result in results:
+            project.listener(result)
+        if errors:
+            raise SevkitError.of_several(errors, f"{len(errors)} of {len(targets)} targets failed")
+    is_idle = bool(answers) and all(answer.idle for answer in answers)
+    if is_idle and settings.confined and not options.as_json:  # else more is said each time
         from sevkit.store import uptodate
 
-        text = "\n".join(f"up to date: {shown(answer.result)}" for answer in answers)
-        if settings.confined:  # else it is said each time that it is not
-            uptodate.remember(
-                place.arguments,
-                answer=text,
-                inputs=project.observed(),
-                results=[path for answer in answers for path in answer.files],
-                read_since_ns=read_since,
-            )
-        click.echo(text)
-    else:
-        seconds = time.monotonic() - started
-        for answer in answers:
-            how = "up to date" if answer.idle else f"built in {seconds:.1f} s"
-            click.echo(f"{how}: {shown(answer.result)}")
-            for remark in answer.remarks():
-                click.echo(f"  {remark}")
-    if errors:
-        raise SevkitError.of_several(errors, f"{len(errors)} of {len(targets)} targets failed")
-    return 0
+        uptodate.remember(
+            place.arguments,
+            answer="\n".join(result.text for result in results),
+            inputs=project.observed(),
+            results=[path for answer in answers for path in answer.files],
+            read_since_ns=read_since,
+        )
+
+
+def _result(answer: "Built", seconds: float) -> "Result":
+    from sevkit.events import Result
+
+    lines = [f"up to date: {shown(answer.result)}"]
+    if not answer.idle:
+        lines = [f"built in {seconds:.1f} s: {shown(answer.result)}"]
+        lines += [f"  {remark}" for remark in answer.remarks()]
+    return Result(answer.plan.recipe.name, answer.result, answer.idle, "\n".join(lines))
 
 
 def _say_what_would_be_done(project: "Project", plan: "Plan", stage: str, *, force: bool) -> None:
     from sevkit.engine import find_work
+    from sevkit.events import Result, TaskPlanned
 
     work = find_work(plan, project.store, [stage or "image"], force=force)
+    name, idle = plan.recipe.name, not work.tasks
     for task in work.tasks.values():
-        click.echo(f"{plan.recipe.name}: {task.name}: {task.reason}")
-    if not work.tasks:
-        click.echo(f"{plan.recipe.name}: nothing to do")
+        project.listener(TaskPlanned(name, task.name, task.reason))
+    project.listener(Result(name, None, idle, f"{name}: nothing to do" if idle else ""))
 
 
 @main.command("list")
@@ -140,13 +139,16 @@ def check(place: Place, /, words: tuple[str, ...], kernel: bool, **flags: Any) -
 @click.pass_obj
 def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
     """Bring every source into the store, so that `build --offline` can go on from there."""
-    targets, overrides = split_words(words)
+    from sevkit.events import Result
+
     options = BuildOptions(**flags)
     with opened(place, options) as project:
+        targets, overrides = split_words(words)
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
             count = project.fetch(recipe, options.settings(place))
-            click.echo(f"{recipe.name}: {count} fetched, the others were there")
+            text = f"{recipe.name}: {count} fetched, the others were there"
+            project.listener(Result(recipe.name, None, count == 0, text))
 
 
 @main.command()

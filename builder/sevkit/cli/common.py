@@ -2,6 +2,7 @@
 """What the verbs share: the top command, flags of every build, the project they work on."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sevkit import __version__
-from sevkit.errors import RecipeError
+from sevkit.errors import INTERRUPTED, HostError, RecipeError, SevkitError
 
 if TYPE_CHECKING:
     from sevkit.cli.listeners import BuildListener
@@ -129,28 +130,47 @@ class BuildOptions:
         if self.as_json:
             return JsonLines(sys.stdout)
         if self.ci or not sys.stderr.isatty():
-            return PlainLines(sys.stderr)
-        return ProgressBars(sys.stderr)
+            return PlainLines(sys.stderr, sys.stdout)
+        return ProgressBars(sys.stderr, sys.stdout)
 
 
 @contextlib.contextmanager
 def opened(place: Place, options: BuildOptions) -> Iterator["Project"]:
-    """The project of `place`, with a listener that holds the terminal."""
-    from sevkit.events import Notice
+    """The project of `place`, with a listener that holds the terminal and learns of failures."""
+    from sevkit.events import BuildFailed, Notice
     from sevkit.project.project import Project
     from sevkit.store.store import default_root
     from sevkit.toolchain import toolchain
 
     with options.listener() as listener:
-        if options.sandbox == "none":
-            listener(Notice("--sandbox=none: build steps can read this host and its network"))
-        root = default_root(os.environ)
-        tools = toolchain(options.toolchain, options.sandbox)
-        yield Project(
-            *(place.folder, place.output, root, listener, tools),
-            locked=options.locked,
-            offline=options.offline,
-        )
+        try:
+            if options.sandbox == "none":
+                listener(Notice("--sandbox=none: build steps can read this host and its network"))
+            root = default_root(os.environ)
+            tools = toolchain(options.toolchain, options.sandbox)
+            yield Project(
+                *(place.folder, place.output, root, listener, tools),
+                locked=options.locked,
+                offline=options.offline,
+            )
+        except SevkitError as error:
+            listener(BuildFailed.of(error))
+            raise
+        except KeyboardInterrupt:
+            listener(BuildFailed("interrupted", "", "", None, INTERRUPTED))
+            raise
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            listener(BuildFailed.of(failure(error)))
+            raise
+
+
+def failure(error: OSError) -> SevkitError:
+    """What the operating system refused, as an error of ours; a full disk is the host's."""
+    place = f"{error.filename}: " if error.filename else ""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (HostError if is_full else SevkitError)(f"{place}{error.strerror or error}")
 
 
 def quiet(

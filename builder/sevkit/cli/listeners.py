@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three ways to tell a person or a program about a build: bars, plain lines, JSON lines.
 
-Each is a listener to the same events and writes to one stream; none of them decides anything.
+Each is a listener to the same events; none of them decides anything. Where a person listens, what
+was asked for goes to one stream and the story of how it came about to another. A failure is no
+part of either: the command line tells it when all is over.
 """
 
 import dataclasses
@@ -11,7 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Never, Protocol, Self, TextIO
 
-from sevkit.events import Event, Notice, TaskFinished, TaskProgress, TaskStarted
+from sevkit.events import (
+    Event,
+    Notice,
+    Result,
+    TaskFinished,
+    TaskPlanned,
+    TaskProgress,
+    TaskStarted,
+)
 from sevkit.printable import printable
 
 if TYPE_CHECKING:
@@ -45,11 +55,19 @@ def summary(event: TaskFinished) -> str:
     return f"{event.task}: {event.outcome} in {event.seconds:.1f} s"
 
 
+def answer(event: TaskPlanned | Result) -> str:
+    """What a person has asked for; empty where an earlier event has said it."""
+    if isinstance(event, Result):
+        return event.text
+    return f"{event.recipe}: {event.task}: {event.reason}"
+
+
 class PlainLines:
     """One line for the start and the end of each task, and one every tenth of a long one."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO, answers: TextIO):
         self._stream = stream
+        self._answers = answers
         self._lock = threading.Lock()
         self._tenths: dict[tuple[str, int], int] = {}
 
@@ -61,9 +79,12 @@ class PlainLines:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            text = self._text(event)
+            if isinstance(event, TaskPlanned | Result):
+                text, stream = answer(event), self._answers
+            else:
+                text, stream = printable(self._text(event)), self._stream
             if text:
-                print(printable(text), file=self._stream, flush=True)
+                print(text, file=stream, flush=True)
 
     def _text(self, event: Event) -> str:
         match event:
@@ -111,8 +132,9 @@ def _as_text(value: object) -> str:
 class ProgressBars:
     """A tqdm bar for each running task, and a line above them for each that ended."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO, answers: TextIO):
         self._stream = stream
+        self._answers = answers
         self._lock = threading.Lock()
         self._bars: dict[str, tqdm[Never]] = {}
 
@@ -134,9 +156,11 @@ class ProgressBars:
                     self._advance(event)
                 case TaskFinished():
                     self._close(event.task)
-                    self._write(summary(event))
+                    self._write(printable(summary(event)), self._stream)
                 case Notice(text):
-                    self._write(f"note: {text}")
+                    self._write(printable(f"note: {text}"), self._stream)
+                case TaskPlanned() | Result():
+                    self._write(answer(event), self._answers)
 
     def _bar(self, task: str, total: int | None, unit: str) -> "tqdm[Never]":
         from tqdm import tqdm
@@ -166,7 +190,8 @@ class ProgressBars:
         if bar is not None:
             bar.close()
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, stream: TextIO) -> None:
         from tqdm import tqdm
 
-        tqdm.write(printable(text), file=self._stream)
+        if text:
+            tqdm.write(text, file=stream)

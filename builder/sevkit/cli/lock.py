@@ -55,18 +55,20 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
     There: sevkit -C FOLDER build RECIPE --locked --offline, without --locked where no lock held the
     kernel configuration.
     """
+    from sevkit.events import Result
     from sevkit.project.vendor import vendor as write
 
-    targets, overrides = split_words(words)
-    if len(targets) > 1:
-        raise RecipeError("vendor takes one recipe")
     options = BuildOptions(**flags)
     with opened(place, options) as project:
+        targets, overrides = split_words(words)
+        if len(targets) > 1:
+            raise RecipeError("vendor takes one recipe")
         recipe = project.recipe((targets or ["sev-guest"])[0], overrides)
         project.fetch(recipe, options.settings(place))
         plan, whole = project.plan(recipe), project.whole_lock(recipe)
         count = write(recipe, plan, whole, project.library, project.store, folder.absolute())
-    click.echo(f"{shown(folder)}: {recipe.name} with {count} fetched files")
+        text = f"{shown(folder)}: {recipe.name} with {count} fetched files"
+        project.listener(Result(recipe.name, folder.absolute(), False, text))
 
 
 @main.command("cache-key")
