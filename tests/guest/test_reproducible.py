@@ -194,7 +194,7 @@ def test_what_differs_is_named_and_explained(
     built = sevkit("-C", project, "build", "sev-guest", "--ci")
     assert built.returncode == 0, built.stderr
     differs = reproduce(sevkit, project, "--json")
-    assert differs.returncode == 1, differs.stdout + differs.stderr
+    assert differs.returncode == 4, differs.stdout + differs.stderr
     answer = json.loads(differs.stdout)
     assert answer["same"] is False
     assert answer["other_inputs"] == []
@@ -215,7 +215,7 @@ def test_a_project_that_has_moved_on_is_told_from_one_that_does_not_reproduce(
     recipe.write_text(recipe.read_text().replace('"quiet"]', '"quiet", "audit=0"]'))
     reuse = ("--reuse", "kernel", "--reuse", "firmware", "--reuse", "agent", "--ci")
     result = sevkit("-C", project, "reproduce", sev_guest, *reuse, "--json")
-    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.returncode == 4, result.stdout + result.stderr
     answer = json.loads(result.stdout)
     assert any(line.startswith("cmdline: ") for line in answer["other_inputs"])
     assert answer["files"]["initramfs"] is None

@@ -42,8 +42,8 @@ from sevkit.errors import SevkitError
 def run(arguments: Sequence[str]) -> int:
     """Carry out a command line and return its exit status.
 
-    0 done, 1 the build failed, 2 the recipe or the call is wrong, 3 something is missing on this
-    host, 130 interrupted; `boot` and `run` give the status of what ran in the guest.
+    0 done, 1 it failed, 2 the recipe or the call is wrong, 3 something is missing on this host,
+    4 the answer is no, 130 interrupted; `boot` and `run` give the status of what ran in the guest.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) has it

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sevkit.engine import Settings
     from sevkit.project.project import Project
 
+THE_ANSWER_IS_NO = 4
+"""Exit status of a verb that has found out what it was asked, where the answer is no."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

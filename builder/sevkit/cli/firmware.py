@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevkit.cli.common import Place, main, shown
+from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
 
 if TYPE_CHECKING:
     from sevkit.guest.cases import Seen
@@ -22,7 +22,7 @@ _SAYS = {
     "holds-verifier": "it holds code that checks all three; --prove shows whether it stops",
     "unknown": "it takes hashes; the code that would check them was not found",
 }
-_VERDICTS = ("the firmware refuses what it must", "NOT PROVEN")
+_VERDICTS = {0: "the firmware refuses what it must", THE_ANSWER_IS_NO: "NOT PROVEN"}
 
 
 @main.group()
@@ -31,13 +31,13 @@ def firmware() -> None:
 
 
 @firmware.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--prove", "is_tried", is_flag=True, help="Try under emulation what it refuses.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, is_tried: bool, as_json: bool) -> int:
     """Say what the OVMF image FILE can launch, and whether it checks kernel hashes.
 
-    With --prove it is started with a kernel of a few bytes, whole and changed. Exit status 1 when
+    With --prove it is started with a kernel of a few bytes, whole and changed. Exit status 4 when
     it did not refuse what it must.
     """
     from sevkit.firmware.modules import modules
@@ -49,7 +49,7 @@ def inspect(file: Path, is_tried: bool, as_json: bool) -> int:
     verdict = verifier(data, str(file)).value
     found = modules(data, str(file))
     cases = _tried(file) if is_tried else ()
-    status = 0 if all(seen.is_right for seen in cases) else 1
+    status = 0 if all(seen.is_right for seen in cases) else THE_ANSWER_IS_NO
     if as_json:
         record = {**facts.record(), "verifier": verdict, "modules": found}
         record |= {"cases": [asdict(seen) for seen in cases]} if is_tried else {}
@@ -98,7 +98,7 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     """Show that the firmware of IMAGE refuses a changed kernel, initrd or command line.
 
     Boots the image under emulation, with the hashes where a SEV host puts them: as it is, and with
-    one thing changed each time. The result is written beside the image's folder. Exit status 1 when
+    one thing changed each time. The result is written beside the image's folder. Exit status 4 when
     anything changed was not refused.
     """
     from sevkit.guest.prove import prove as boot_all
@@ -113,10 +113,10 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.write_text(proof.text(), encoding="utf-8")
     draft.replace(file)
+    status = 0 if proof.is_proven else THE_ANSWER_IS_NO
     if as_json:
         click.echo(proof.text(), nl=False)
-        return 0 if proof.is_proven else 1
+        return status
     _show(proof.cases)
-    status = 0 if proof.is_proven else 1
     click.echo(f"{shown(file)}: {_VERDICTS[status]}")
     return status

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevkit.cli.common import Place, main
+from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main
 from sevkit.cli.image import raw_stream
 from sevkit.errors import ImageError, RecipeError
 
@@ -144,7 +144,7 @@ def run(
 def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     """Search this host's view of a guest's memory for a page that the guest wrote.
 
-    Found without SEV, as it must be: exit status 0. Found with SEV: 1.
+    Found without SEV, as it must be: exit status 0. Found with SEV: 4.
     """
     from sevkit.guest.plaintext import look
     from sevkit.guest.session import Session
@@ -162,7 +162,7 @@ def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     sight = look(session, seed=int.from_bytes(os.urandom(8)))
     for line in sight.lines():
         click.echo(line)
-    return 0 if sight.is_as_it_must_be else 1
+    return 0 if sight.is_as_it_must_be else THE_ANSWER_IS_NO
 
 
 @main.command("verify-report")
@@ -189,7 +189,7 @@ def verify_report(
     """Check an SNP attestation REPORT against the launches that MANIFEST lists.
 
     REPORT is a file of 1184 bytes, or their hexadecimal digits; MANIFEST a manifest.json or its
-    folder. Exit status 0 when nothing that was checked is wrong.
+    folder. Exit status 4 when something is wrong.
     """
     from sevkit.guest.qemu import POLICIES
     from sevkit.image.manifest import read_manifest
@@ -214,7 +214,7 @@ def verify_report(
     marks = {True: "ok", False: "WRONG", None: "-"}
     for each in checks:
         click.echo(f"{marks[each.passed]:6} {each.name:13} {each.detail}")
-    return 1 if any(each.passed is False for each in checks) else 0
+    return THE_ANSWER_IS_NO if any(each.passed is False for each in checks) else 0
 
 
 def _snp_launches(manifest: "Manifest", path: Path) -> list[tuple[str, str]]:

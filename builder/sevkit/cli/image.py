@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from sevkit.cli.common import Place, main, shown
-from sevkit.errors import RecipeError
+from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
+from sevkit.errors import ImageError, RecipeError
 
 if TYPE_CHECKING:
     from sevkit.guest.launch import Accelerator
@@ -51,7 +51,10 @@ def schema(kind: str) -> None:
 @click.option("--identity", metavar="NAME", help="Who of the allowed signers must have signed.")
 @click.pass_obj
 def verify(place: Place, image: str, key: Path | None, identity: str | None) -> int:
-    """Check every byte of an image directory, and its launch digests, against its manifest."""
+    """Check every byte of an image directory, and its launch digests, against its manifest.
+
+    Exit status 4 when something differs, or the signature that --key asks for is not there.
+    """
     from sevkit.image.manifest import load
     from sevkit.image.manifest import verify as differences
     from sevkit.image.measured import measurement_differences
@@ -69,9 +72,13 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None) -> 
     if key is not None and not found:
         from sevkit.image.signature import check
 
-        click.echo(check(folder, key, identity))
+        try:
+            click.echo(check(folder, key, identity))
+        except ImageError as error:
+            click.echo(f"sevkit: error: {error}", err=True)
+            return THE_ANSWER_IS_NO
     click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
-    return 1 if found else 0
+    return THE_ANSWER_IS_NO if found else 0
 
 
 @main.command(context_settings={"ignore_unknown_options": False})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sevkit.cli.common import Place, main, shown
+from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
 from sevkit.errors import RecipeError
 from sevkit.firmware.ovmf import Mode
 from sevkit.measure.digests import CPUS, INITS, Init, Vmm
@@ -159,7 +159,7 @@ def _caveat(row: "Measurement") -> str:
 def diff(place: Place, old: str, new: str, as_json: bool) -> int:
     """Say why the images A and B measure differently.
 
-    Exit status 0 when nothing differs, 1 when something does.
+    Exit status 0 when nothing differs, 4 when something does.
     """
     from sevkit.image.diff import differences
     from sevkit.image.output import find_image
@@ -173,4 +173,4 @@ def diff(place: Place, old: str, new: str, as_json: bool) -> int:
             click.echo(str(each))
         if not found:
             click.echo(f"{shown(before)} and {shown(after)}: no difference")
-    return 1 if found else 0
+    return THE_ANSWER_IS_NO if found else 0

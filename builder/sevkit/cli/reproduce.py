@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sevkit.cli.common import BuildOptions, Place, main, opened, shown
+from sevkit.cli.common import THE_ANSWER_IS_NO, BuildOptions, Place, main, opened, shown
 from sevkit.errors import SevkitError
 
 
@@ -44,7 +44,7 @@ def reproduce(
     """Build IMAGE again from the sources in its manifest, and compare every file.
 
     IMAGE is a directory, or the name of a recipe whose latest image is meant; RECIPE says where its
-    recipe is now, if not under the image's name. Exit status 0 when all bytes are the same, 1 when
+    recipe is now, if not under the image's name. Exit status 0 when all bytes are the same, 4 when
     some differ; diffoscope, where it is installed, explains how.
     """
     from sevkit.image.output import find_image
@@ -70,7 +70,7 @@ def reproduce(
             "diffoscope": str(report) if answer.explanation else None,
         }
         click.echo(json.dumps(record, indent=2))
-        return 0 if answer.is_same else 1
+        return 0 if answer.is_same else THE_ANSWER_IS_NO
     for file in answer.files:
         click.echo(f"{file.name:16} {file.difference or 'the same'}")
     if answer.is_same:
@@ -84,7 +84,7 @@ def reproduce(
     else:
         click.echo("diffoscope is not installed; it would explain how the files differ")
     click.echo(f"{shown(folder)}: not reproduced")
-    return 1
+    return THE_ANSWER_IS_NO
 
 
 def _write(report: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.engine import Settings, find_work
-from sevkit.errors import HostError, ImageError, SevkitError, SourceError
+from sevkit.errors import HostError, ImageError, RecipeError, SevkitError, SourceError
 from sevkit.events import Notice
 from sevkit.image.diff import differences
 from sevkit.image.manifest import SIGNATURE, Manifest, load, verify
@@ -74,15 +74,15 @@ def reproduce(
     """Build the image in the directory `image` again, from recipe `name` (default: its own).
 
     The stages in `reuse` are taken from the project's store as they were built; `keep` is a new
-    folder for what was built. Raises `ImageError` when the image is not as it was
-    published, `RecipeError` where the project lacks its recipe or one of its files, and whatever a
-    build raises.
+    folder for what was built. Raises `ImageError` when the image is not as it was published,
+    `RecipeError` where `keep` is there already, or the project lacks its recipe or one of its
+    files, and whatever a build raises.
     """
     manifest = load(image)
     if problems := verify(image):
         raise ImageError(f"{image} is not as it was published", why="\n".join(problems))
     if keep is not None and keep.exists():
-        raise ImageError(f"{keep} is there already", hint="name a folder that is not")
+        raise RecipeError(f"{keep} is there already", hint="name a folder that is not")
     tools = toolchain(manifest.build.toolchain, manifest.build.sandbox)
     recipe = project.recipe(name or manifest.name, manifest.build.variables)
     locked_config = partial(project.locked_config, project.lock(recipe))
