@@ -9,6 +9,7 @@ import pytest
 from documented import PAGES, REPOSITORY, Page, read, verb
 
 from sevkit.cli import main
+from sevkit.exports import FORMATS
 
 TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.M)
 
@@ -40,6 +41,13 @@ def test_the_commands_exist(page: Page) -> None:
             assert name in {None, "VERB", *main.commands}, f"{page.name}: {line}"
         elif line.startswith("make ") and (target := re.match(r"make ([a-z]+)", line)):
             assert target[1] in TARGETS, f"{page.name}: {line}"
+
+
+def test_the_readme_is_a_page_and_names_every_export_format() -> None:
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith("sevkit export sev-guest")]
+    assert set(FORMATS) <= set(re.findall(r"[\w-]+", line))
+    assert len(text.splitlines()) <= 100
 
 
 def test_a_page_s_commands_are_found_with_their_status_and_their_excuse(tmp_path: Path) -> None:
