@@ -81,7 +81,7 @@ class Plan:
             if stage.name == name:
                 return stage
         names = ", ".join(stage.name for stage in self.stages)
-        raise RecipeError(f"{self.recipe.name} has no stage '{name}'", hint=f"one of: {names}")
+        raise RecipeError(f"{self.recipe.name} has no stage '{name}': there are {names}")
 
 
 def changes(

@@ -574,7 +574,7 @@ def test_a_member_that_is_not_there_gets_the_nearest_names(
     archive = store(tar(*GOOD, file("usr/src/linux-source-6.12.tar.xz")))
     with pytest.raises(SourceError, match=r"holds no usr/src/linux-source-6\.1\.tar\.xz") as caught:
         extract_member(archive, "usr/src/linux-source-6.1.tar.xz", tmp_path / "taken")
-    assert "did you mean usr/src/linux-source-6.12.tar.xz" in caught.value.hint
+    assert "did you mean usr/src/linux-source-6.12.tar.xz" in caught.value.what
     with pytest.raises(SourceError, match="usr/bin is no regular file"):
         extract_member(archive, "usr/bin", tmp_path / "taken")
     with pytest.raises(SourceError, match="usr/bin/alias is a symbolic link to tool"):

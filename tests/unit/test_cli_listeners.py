@@ -78,6 +78,15 @@ def test_a_failure_is_an_event_with_all_that_an_error_says() -> None:
     }
 
 
+def test_small_files_are_told_in_kib() -> None:
+    stream = io.StringIO()
+    listener = PlainLines(stream, stream)
+    listener(TaskProgress("fetch a", 90 << 10, 100 << 10, "B", ""))
+    listener(TaskProgress("fetch b", 40 << 20, 100 << 20, "B", ""))
+    assert "90 % (90/100 KiB)" in stream.getvalue()
+    assert "40 % (40/100 MiB)" in stream.getvalue()
+
+
 def test_a_tenth_is_told_once() -> None:
     stream = io.StringIO()
     listener = PlainLines(stream, stream)

@@ -314,7 +314,7 @@ def test_why_tells_everything_about_a_symbol(ask: Callable[[str], Model]) -> Non
     assert "selected by  VIRTIO" in text
     with pytest.raises(RecipeError) as caught:
         kconfig.why("VIRTOI", merged, ask(""))
-    assert "CONFIG_VIRTIO" in caught.value.hint
+    assert "did you mean CONFIG_VIRTIO" in caught.value.what
 
 
 def test_only_what_was_chosen_becomes_a_fragment(

@@ -281,7 +281,7 @@ def test_a_command_line_that_no_kernel_takes_is_refused(boot: Boot, cmdline: str
     [
         ({"vcpus": (0,)}, "0 is no number of vCPUs"),
         ({"vcpus": (513,)}, "513 is no number"),
-        ({"cpus": ("Opteron",)}, "Opteron is no CPU model"),
+        ({"cpus": ("Opteron",)}, "Opteron is none of the CPU models"),
         ({"guest_features": (0x20,)}, "bit 0"),
         ({"guest_features": (1 | 1 << 64,)}, "the reserved bits"),
         ({"guest_features": ((1 << 64) - 1,)}, "the reserved bits 0xffffffffffde2800"),

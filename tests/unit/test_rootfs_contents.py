@@ -145,7 +145,7 @@ def test_why_answers_for_every_type(path: str, heading: str) -> None:
 def test_an_unknown_path_is_answered_with_the_nearest(asked: str, near: str) -> None:
     with pytest.raises(RecipeError, match=f"{asked} is not in the initramfs") as caught:
         why(contents(), asked)
-    assert near in caught.value.hint
+    assert near in caught.value.what
 
 
 # --- copyright files -----------------------------------------------------------------------------

@@ -118,10 +118,8 @@ def _extract(
             return None
     shown = os.fsdecode(wanted)
     close = difflib.get_close_matches(shown, names, n=3, cutoff=0.4)
-    raise SourceError(
-        f"{part.file.name} holds no {shown}",
-        hint=f"did you mean {' or '.join(close)}?" if close else "",
-    )
+    guess = f": did you mean {' or '.join(close)}?" if close else ""
+    raise SourceError(f"{part.file.name} holds no {shown}{guess}")
 
 
 def _stream_bytes(limit_bytes: int, limit_entries: int) -> int:

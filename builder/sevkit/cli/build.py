@@ -10,10 +10,10 @@ from sevkit.cli.common import (
     BuildOptions,
     Place,
     build_options,
+    fetch_options,
     main,
     opened,
     plan_options,
-    quiet,
     shown,
     split_words,
     tool_options,
@@ -99,18 +99,19 @@ def _say_what_would_be_done(project: "Project", plan: "Plan", stage: str, *, for
 @click.pass_obj
 def list_(place: Place) -> None:
     """List the recipes, and the newest image of each."""
-    with opened(place, quiet()) as project:
-        for name in project.library.recipes():
+    with opened(place, BuildOptions()) as project:
+        names = project.library.recipes()
+        width = max(map(len, names), default=0)
+        for name in names:
             try:
                 recipe = project.recipe(name, {})
-                summary = f"{recipe.version:10} {recipe.summary}"
             except RecipeError as error:
-                click.echo(f"{name:22} (broken) {error.what}")
+                click.echo(f"{name:{width}}  (broken) {error.what}")
                 continue
-            click.echo(f"{name:22} {summary}")
+            click.echo(f"{name:{width}}  {recipe.version:8}  {recipe.summary}")
             latest = place.output / recipe.name / "latest"
             if latest.exists():
-                click.echo(f"{'':22} {shown(latest)} → {latest.resolve().name}")
+                click.echo(f"{'':{width}}  {shown(latest)} → {latest.resolve().name}")
 
 
 @main.command()
@@ -121,7 +122,7 @@ def list_(place: Place) -> None:
 def check(place: Place, /, words: tuple[str, ...], kernel: bool, **flags: Any) -> None:
     """Check recipes, their kernel configuration and their lock, without building."""
     targets, overrides = split_words(words)
-    options = quiet(**flags)
+    options = BuildOptions(**flags)
     with opened(place, options) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
@@ -135,7 +136,7 @@ def check(place: Place, /, words: tuple[str, ...], kernel: bool, **flags: Any) -
 
 @main.command()
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
-@build_options
+@fetch_options
 @click.pass_obj
 def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
     """Bring every source into the store, so that `build --offline` can go on from there."""
@@ -158,14 +159,14 @@ def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
 def update(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
     """Look up unpinned sources again, and say what is newer."""
     targets, overrides = split_words(words)
-    with opened(place, quiet(**flags)) as project:
+    with opened(place, BuildOptions(**flags)) as project:
         for name in targets or ["sev-guest"]:
             for line in project.update(project.recipe(name, overrides)):
                 click.echo(f"{name}: {line}")
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="RECIPE [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @click.option("--why", is_flag=True, help="What changed since each stage was built last.")
 @plan_options
 @click.pass_obj
@@ -174,9 +175,11 @@ def show(place: Place, /, words: tuple[str, ...], why: bool, **flags: Any) -> No
     from sevkit.engine import why_stale
 
     targets, overrides = split_words(words)
-    with opened(place, quiet(**flags)) as project:
+    with opened(place, BuildOptions(**flags)) as project:
         for name in targets or ["sev-guest"]:
             plan = project.plan(project.recipe(name, overrides))
+            if len(targets) > 1:
+                click.echo(f"{plan.recipe.name}:")
             for stage in plan.stages:
                 state = "built" if project.store.has(stage.key) else "to build"
                 click.echo(f"{stage.name:15} {stage.key[:12]}  {state}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sevkit import __version__
+from sevkit.cli.verbs import Verbs
 from sevkit.errors import INTERRUPTED, HostError, RecipeError, SevkitError
 
 if TYPE_CHECKING:
@@ -34,8 +35,18 @@ class Place:
     output: Path
     arguments: tuple[str, ...]
 
+    def image(self, name: str) -> Path:
+        """The image directory that `name` means. Raises `RecipeError` when there is none."""
+        from sevkit.image.output import find_image
+        from sevkit.recipe.library import Library
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+        return find_image(name, self.output, Library.of(self.folder).recipes())
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="sevkit")
 @click.option(
     "-C",
@@ -63,14 +74,17 @@ def main(context: click.Context, folder: Path, output: Path | None) -> None:
 
 def build_options(function: F) -> F:
     """The flags of every verb that may build."""
-    for option in reversed(
-        [
-            click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once."),
-            click.option("-k", "--keep-going", is_flag=True, help="Build what still can be."),
-            click.option("-B", "--always-make", is_flag=True, help="Build even what is there."),
-            click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
-            click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
-        ]
+    jobs = click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once.")
+    always = click.option("-B", "--always-make", is_flag=True, help="Build even what is there.")
+    return jobs(always(fetch_options(function)))
+
+
+def fetch_options(function: F) -> F:
+    """The flags of every verb that fetches, and says how far it is."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout."),
+        click.option("--ci", is_flag=True, help="Plain lines instead of bars."),
+        click.option("-k", "--keep-going", is_flag=True, help="Go on with what still can be done."),
     ):
         function = option(function)
     return plan_options(function)
@@ -102,7 +116,7 @@ def tool_options(function: F) -> F:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """The values of `build_options`."""
+    """The values of `build_options`, or of some of them."""
 
     jobs: int | None = None
     keep_going: bool = False
@@ -174,17 +188,6 @@ def failure(error: OSError) -> SevkitError:
     place = f"{error.filename}: " if error.filename else ""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (HostError if is_full else SevkitError)(f"{place}{error.strerror or error}")
-
-
-def quiet(
-    *,
-    offline: bool = False,
-    toolchain: str = "host",
-    sandbox: str = "bwrap",
-    locked: bool = False,
-) -> BuildOptions:
-    """The options of a verb that builds only as a means."""
-    return BuildOptions(offline=offline, toolchain=toolchain, sandbox=sandbox, locked=locked)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

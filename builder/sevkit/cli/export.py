@@ -61,7 +61,6 @@ def export(
     (configuration drop-in), rvps (reference values), corim (experimental) or slsa (provenance).
     """
     from sevkit.exports import FORMATS, exported, subject_of
-    from sevkit.image.output import find_image
 
     if author_key is not None and id_key is None:
         raise RecipeError("--author-key is of an ID block", hint="give --id-key too")
@@ -71,7 +70,7 @@ def export(
             hint="qemu and libvirt do; sevkit measure --id-key prints it for other launches",
         )
     subject = subject_of(
-        find_image(image, place.output),
+        place.image(image),
         mode=mode,
         vcpus=vcpus,
         cpu=cpu,
@@ -128,7 +127,6 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
     from sevkit.doctor.facts import facts_of
     from sevkit.doctor.rules import judge, needs_of_image, needs_of_mode
     from sevkit.image.manifest import load
-    from sevkit.image.output import find_image
     from sevkit.store.store import default_root
 
     facts = facts_of(default_root(os.environ) / "hosts")
@@ -137,7 +135,7 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
         for one in [mode] if mode else ["build", "none"]:
             findings[one] = judge(facts, needs_of_mode(one))
     else:
-        folder = find_image(image, place.output)
+        folder = place.image(image)
         for one in [mode] if mode else [*load(folder).possible_modes, "none"]:
             findings[one] = judge(facts, needs_of_image(folder, one))
     if as_json:

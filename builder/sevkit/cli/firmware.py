@@ -30,7 +30,7 @@ def firmware() -> None:
     """Ask about firmware images."""
 
 
-@firmware.command("inspect")
+@firmware.command("inspect", short_help="Say what an OVMF image can, and checks")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--prove", "is_tried", is_flag=True, help="Try under emulation what it refuses.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -103,10 +103,9 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     """
     from sevkit.guest.prove import prove as boot_all
     from sevkit.guest.session import Session
-    from sevkit.image.output import find_image
     from sevkit.store.store import default_root
 
-    folder = find_image(image, place.output).resolve()
+    folder = place.image(image).resolve()
     session = Session.of_image(folder, accel="tcg", cache=default_root(os.environ) / "hosts")
     proof = boot_all(session)
     file = folder.with_name(f"{folder.name}.proof.json")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main
+from sevkit.cli.guest_words import WithCommand
 from sevkit.cli.image import raw_stream
 from sevkit.errors import ImageError, RecipeError
 
@@ -25,9 +26,9 @@ ACCEL = click.option(
 )
 
 
-@main.command()
+@main.command(cls=WithCommand, words_before=2, instead_of_a_word="--rootfs")
 @click.argument("image")
-@click.argument("words", metavar="ROOTFS [-- COMMAND…]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", metavar="ROOTFS [COMMAND…]", nargs=-1, type=click.UNPROCESSED)
 @click.option("-t", "--tty", is_flag=True, help="Give the container a terminal.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
@@ -74,13 +75,13 @@ def run(
 
     ROOTFS is docker-archive:FILE[:ref] or oci:FOLDER[:ref], which become a read-only file system
     that the guest checks block by block against a hash on its command line; or dir:FOLDER.
+    Options of run stand before COMMAND.
     """
     from sevkit.guest.boot import writer
     from sevkit.guest.container import container_record, parse_bytes, run_container
     from sevkit.guest.running import Streams
     from sevkit.guest.session import Session
     from sevkit.guest.workload import prepare
-    from sevkit.image.output import find_image
     from sevkit.oci.config import PIDS_LIMIT, Overrides
     from sevkit.store.store import default_root
     from sevkit.terminal import size_of
@@ -104,7 +105,7 @@ def run(
         cpus=cpus,
         hostname=hostname,
     )
-    folder = find_image(image, place.output)
+    folder = place.image(image)
     cache = default_root(os.environ)
     with prepare(root, overrides, sealed=sealed) as workload:
         session = Session.of_image(
@@ -148,11 +149,10 @@ def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     """
     from sevkit.guest.plaintext import look
     from sevkit.guest.session import Session
-    from sevkit.image.output import find_image
     from sevkit.store.store import default_root
 
     session = Session.of_image(
-        find_image(image, place.output),
+        place.image(image),
         accel=accel,
         cache=default_root(os.environ) / "hosts",
         log=place.output / ".log" / "console.log",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
+from sevkit.cli.guest_words import WithCommand
 from sevkit.errors import ImageError, RecipeError
 
 if TYPE_CHECKING:
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
 @click.pass_obj
 def why(place: Place, path: str, image: str) -> None:
     """Say what brought PATH into the initramfs: digest, package, licence, chain."""
-    from sevkit.image.output import find_image
     from sevkit.rootfs.contents import why as explain
 
-    contents = json.loads((find_image(image, place.output) / "contents.json").read_bytes())
+    contents = json.loads((place.image(image) / "contents.json").read_bytes())
     for line in explain(contents, path):
         click.echo(line)
 
@@ -58,14 +58,13 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None) -> 
     from sevkit.image.manifest import load
     from sevkit.image.manifest import verify as differences
     from sevkit.image.measured import measurement_differences
-    from sevkit.image.output import find_image
 
     if identity is not None and key is None:
         raise RecipeError(
             "--identity says whose signature it must be, and nothing says whose keys are trusted",
             hint="add --key FILE, a file of allowed signers (ssh-keygen(1))",
         )
-    folder = find_image(image, place.output)
+    folder = place.image(image)
     found = differences(folder) or measurement_differences(folder, load(folder))
     for line in found:
         click.echo(line)
@@ -81,9 +80,9 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None) -> 
     return THE_ANSWER_IS_NO if found else 0
 
 
-@main.command(context_settings={"ignore_unknown_options": False})
+@main.command(cls=WithCommand, words_before=1)
 @click.argument("image", default="sev-guest")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", metavar="[COMMAND…]", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--rootfs",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -122,13 +121,12 @@ def boot(
     """Boot an image under QEMU, run COMMAND in it, and relay its output and exit status.
 
     SEV where the host has it, else KVM where it truly works, else emulation. The command sees the
-    initramfs, or the folder of --rootfs.
+    initramfs, or the folder of --rootfs. Options of boot stand before COMMAND.
     """
     from sevkit.guest.session import Session
-    from sevkit.image.output import find_image
     from sevkit.store.store import default_root
 
-    folder = find_image(image, place.output)
+    folder = place.image(image)
     session = Session.of_image(
         folder,
         memory=memory,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sevkit.cli.common import Place, main, opened, plan_options, quiet, shown, split_words
+from sevkit.cli.common import BuildOptions, Place, main, opened, plan_options, shown, split_words
 
 
 @main.group()
@@ -14,7 +14,7 @@ def kconfig() -> None:
     """Ask about the kernel configuration."""
 
 
-@kconfig.command("why")
+@kconfig.command("why", short_help="Say why a symbol has its value")
 @click.argument("symbol")
 @click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
 @plan_options
@@ -22,7 +22,7 @@ def kconfig() -> None:
 def kconfig_why(place: Place, /, symbol: str, words: tuple[str, ...], **flags: Any) -> None:
     """Say why SYMBOL has its value: who asked for it, what it depends on, what selects it."""
     targets, overrides = split_words(words)
-    options = quiet(**flags)
+    options = BuildOptions(**flags)
     with opened(place, options) as project:
         recipe = project.recipe(targets[0] if targets else "sev-guest", overrides)
         with project.kernel_questions(recipe, options.settings(place)) as questions:
@@ -44,7 +44,7 @@ def menuconfig(
 ) -> None:
     """Edit the kernel configuration in menus; what changed is saved as a fragment."""
     targets, overrides = split_words(words)
-    options = quiet(**flags)
+    options = BuildOptions(**flags)
     with opened(place, options) as project:
         recipe = project.recipe(targets[0] if targets else "sev-guest", overrides)
         with project.kernel_questions(recipe, options.settings(place)) as questions:

@@ -98,9 +98,15 @@ class PlainLines:
                 tenth = done * 10 // total
                 if tenth > self._tenths.get((task, total), 0):
                     self._tenths[task, total] = tenth
-                    amount = f"{done >> 20}/{total >> 20} MiB" if unit == "B" else f"{done}/{total}"
-                    return f"{task}: {tenth * 10} % ({amount}) {note}".rstrip()
+                    return f"{task}: {tenth * 10} % ({_amount(done, total, unit)}) {note}".rstrip()
         return ""
+
+
+def _amount(done: int, total: int, unit: str) -> str:
+    if unit != "B":
+        return f"{done}/{total}"
+    shift, name = (20, "MiB") if total >= 10 << 20 else (10, "KiB")
+    return f"{done >> shift}/{total >> shift} {name}"
 
 
 class JsonLines:

@@ -9,11 +9,10 @@ import click
 from sevkit.cli.common import (
     BuildOptions,
     Place,
-    build_options,
+    fetch_options,
     main,
     opened,
     plan_options,
-    quiet,
     shown,
     split_words,
     tool_options,
@@ -33,7 +32,7 @@ def lock(place: Place, /, words: tuple[str, ...], update: bool, **flags: Any) ->
     is not in it.
     """
     targets, overrides = split_words(words)
-    options = quiet(**flags)
+    options = BuildOptions(**flags)
     with opened(place, options) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
@@ -47,7 +46,7 @@ def lock(place: Place, /, words: tuple[str, ...], update: bool, **flags: Any) ->
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
-@build_options
+@fetch_options
 @click.pass_obj
 def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) -> None:
     """Write all that RECIPE is built from into FOLDER, to build elsewhere without network.
@@ -84,7 +83,7 @@ def cache_key(place: Place, /, words: tuple[str, ...], files: bool, **flags: Any
     from sevkit.project.cache_key import inputs_of, key_of
 
     targets, overrides = split_words(words)
-    with opened(place, quiet(**flags)) as project:
+    with opened(place, BuildOptions(**flags)) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
             inputs = inputs_of(recipe, project)

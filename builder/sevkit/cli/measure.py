@@ -49,13 +49,28 @@ _KEY = click.Path(path_type=Path)
 
 @main.command()
 @click.argument("image", default="sev-guest")
-@click.option("--mode", "modes", multiple=True, type=click.Choice(get_args(Mode)))
+@click.option(
+    "--mode", "modes", multiple=True, type=click.Choice(get_args(Mode)), help="How it is launched."
+)
 @click.option("--vcpus", multiple=True, type=click.IntRange(1, 512), help="Number of vCPUs.")
-@click.option("--cpu", "cpus", multiple=True, type=click.Choice(CPUS), metavar="MODEL")
+@click.option(
+    "--cpu",
+    "cpus",
+    multiple=True,
+    type=click.Choice(CPUS),
+    metavar="MODEL",
+    help="CPU model, as QEMU calls it.",
+)
 @click.option(
     "--guest-features", multiple=True, type=_Number(), help="SEV_FEATURES: 0x1, 0x21 (DebugSwap)."
 )
-@click.option("--vmm", "vmms", multiple=True, type=click.Choice(get_args(Vmm)))
+@click.option(
+    "--vmm",
+    "vmms",
+    multiple=True,
+    type=click.Choice(get_args(Vmm)),
+    help="What starts it; ec2 and gce: SNP only.",
+)
 @click.option("--init", "inits", multiple=True, type=click.Choice(INITS), help="Of sev-es.")
 @click.option("--cmdline", metavar="LINE", help="The kernel command line, whole.")
 @click.option("--append", multiple=True, metavar="WORDS", help="Added to the command line.")
@@ -95,7 +110,6 @@ def measure(
 
     from sevkit.image.manifest import load
     from sevkit.image.measured import measure_image, wanted_of
-    from sevkit.image.output import find_image
     from sevkit.measure.id_block import id_block
 
     stated: dict[str, Any] = {
@@ -109,7 +123,7 @@ def measure(
     if id_key is None and stated:
         flag = f"--{next(iter(stated))}".replace("_", "-")
         raise RecipeError(f"{flag} is of an ID block", hint="give --id-key too")
-    folder = find_image(image, place.output)
+    folder = place.image(image)
     manifest = load(folder)
     given: dict[str, Any] = {
         "modes": modes,
@@ -162,9 +176,8 @@ def diff(place: Place, old: str, new: str, as_json: bool) -> int:
     Exit status 0 when nothing differs, 4 when something does.
     """
     from sevkit.image.diff import differences
-    from sevkit.image.output import find_image
 
-    before, after = find_image(old, place.output), find_image(new, place.output)
+    before, after = place.image(old), place.image(new)
     found = differences(before, after)
     if as_json:
         click.echo(json.dumps([each.record() for each in found], indent=2))

@@ -47,10 +47,9 @@ def reproduce(
     recipe is now, if not under the image's name. Exit status 0 when all bytes are the same, 4 when
     some differ; diffoscope, where it is installed, explains how.
     """
-    from sevkit.image.output import find_image
     from sevkit.project.reproduce import reproduce as build_again
 
-    folder = find_image(image, place.output)
+    folder = place.image(image)
     options = BuildOptions(jobs=jobs, offline=offline, ci=ci or as_json)
     with opened(place, options) as project:
         answer = build_again(

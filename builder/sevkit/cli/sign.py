@@ -39,11 +39,10 @@ def sign(
     `ssh-keygen -Y sign -n sevkit-manifest -f KEY FILE`, then --attach FILE.sig.
     """
     from sevkit.image import signature
-    from sevkit.image.output import find_image
 
     if sum(option is not None for option in (key, export_to, attach)) != 1:
         raise RecipeError("sign needs one of --key, --export and --attach")
-    folder = find_image(image, place.output)
+    folder = place.image(image)
     if export_to is not None:
         export_to.write_bytes(signature.message(folder))
         click.echo(f"{export_to}: sign it with ssh-keygen -Y sign -n {signature.NAMESPACE}")

@@ -35,10 +35,8 @@ def why(symbol: str, merged: Merged, model: Model) -> str:
     found = facts[symbol]
     if found is None:
         nearest = _nearest(symbol, names)
-        raise RecipeError(
-            f"linux {version_of(model.tree)} has no symbol CONFIG_{symbol}",
-            hint=f"did you mean {nearest}?" if nearest else "",
-        )
+        guess = f": did you mean {nearest}?" if nearest else ""
+        raise RecipeError(f"linux {version_of(model.tree)} has no symbol CONFIG_{symbol}{guess}")
     return "\n".join(_told(found, merged))
 
 

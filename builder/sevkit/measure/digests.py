@@ -181,9 +181,7 @@ def _check_wanted(wanted: Wanted) -> None:
             raise RecipeError(f"{vcpus} is no number of vCPUs", hint="give 1 to 512")
     for cpu in wanted.cpus:
         if cpu not in CPUS:
-            raise RecipeError(
-                f"{cpu} is no CPU model that is known here", hint=f"one of {', '.join(CPUS)}"
-            )
+            raise RecipeError(f"{cpu} is none of the CPU models {', '.join(CPUS)}")
     active = 0 if "sev-snp" in wanted.modes else SNP_ACTIVE
     for features in wanted.guest_features:
         if problem := features_problem(features | active):

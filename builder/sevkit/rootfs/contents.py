@@ -150,7 +150,7 @@ def why(contents: Mapping[str, Any], path: str) -> list[str]:
     for row in _on_the_way(rows, asked):
         lines += _described(row, rows)
     if not lines:
-        raise RecipeError(f"{asked} is not in the initramfs", hint=_nearest(rows, asked))
+        raise RecipeError(f"{asked} is not in the initramfs{_nearest(rows, asked)}")
     return lines
 
 
@@ -218,4 +218,4 @@ def _nearest(rows: Mapping[str, Mapping[str, Any]], path: str) -> str:
     beginning = [known for known in rows if name and known.rpartition("/")[2].startswith(name)]
     close = difflib.get_close_matches(path, rows, n=3, cutoff=0.6)
     found = list(dict.fromkeys([*same_name, *beginning, *close]))[:3]
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    return f": did you mean {' or '.join(found)}?" if found else ""

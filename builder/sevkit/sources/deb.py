@@ -270,10 +270,8 @@ class _State:
         if absent:
             close = difflib.get_close_matches(absent[0], sorted(known), n=3, cutoff=0.6)
             kind = "source package" if is_source else "package"
-            return SourceError(
-                f"there is no {kind} {', '.join(absent)} in {where}",
-                hint=f"did you mean {' or '.join(close)}?" if close else "",
-            )
+            guess = f": did you mean {' or '.join(close)}?" if close else ""
+            return SourceError(f"there is no {kind} {', '.join(absent)} in {where}{guess}")
         return SourceError(
             f"{' '.join(names)} can't be had from {where}",
             why=_words_of_apt(said),

@@ -261,11 +261,12 @@ class _Sources:
         near = [known for known in self._owners if known.rpartition("/")[2] == name]
         near += [known for known in self._owners if known.startswith("/usr/") and name in known]
         near = [known for known in dict.fromkeys(near) if "bin/" in known][:3]
+        guess = f": did you mean {' or '.join(near)}?" if near else ""
         return BuildError(
-            f"initramfs.binaries: no package of initramfs.debs holds {path}",
+            f"initramfs.binaries: no package of initramfs.debs holds {path}{guess}",
             why="packages are unpacked, not installed: a link that only a maintainer script makes "
             "(update-alternatives, say) is not there",
-            hint=f"did you mean {' or '.join(near)}?" if near else "add its package to debs",
+            hint="" if near else "add its package to debs",
         )
 
     # --- what goes in ------------------------------------------------------------------------
