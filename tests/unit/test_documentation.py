@@ -3,8 +3,10 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 from documented import PAGES, REPOSITORY, Page, read, verb
 
@@ -41,6 +43,17 @@ def test_the_commands_exist(page: Page) -> None:
             assert name in {None, "VERB", *main.commands}, f"{page.name}: {line}"
         elif line.startswith("make ") and (target := re.match(r"make ([a-z]+)", line)):
             assert target[1] in TARGETS, f"{page.name}: {line}"
+
+
+def test_calls_in_a_job_of_the_page_on_ci_are_understood() -> None:
+    text = (REPOSITORY / "docs" / "ci.md").read_text("utf-8")
+    [job] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    calls = re.findall(r"(?<![\w./])sevkit ((?:[\w-]+ )[^)\n]*)", job)
+    assert {call.split()[0] for call in calls} == {"build", "cache-key", "gc", "verify"}
+    for call in calls:
+        name, *words = shlex.split(call)
+        command = main.commands[name]
+        command.parse_args(click.Context(command, info_name=name), words)
 
 
 def test_the_readme_is_a_page_and_names_every_export_format() -> None:

@@ -7,9 +7,11 @@ store.py    gc, clean
 image.py    why, verify, schema, boot
 guest.py    run, probe
 export.py   export, doctor
+install.py  install
 firmware.py firmware inspect, prove
 kernel.py   kconfig why, menuconfig
 lock.py     lock, vendor, cache-key
+manual.py   man
 measure.py  measure, diff
 reproduce.py reproduce
 sign.py     sign
@@ -28,8 +30,10 @@ from sevkit.cli import (  # noqa: F401
     firmware,
     guest,
     image,
+    install,
     kernel,
     lock,
+    manual,
     measure,
     reproduce,
     sign,

@@ -47,6 +47,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = MappingProxyType(
             "diff": Verb("Say why two images measure differently", ("diff OLD NEW",)),
             "firmware": Verb("Ask about firmware images", ("firmware inspect OVMF.fd",)),
             "schema": Verb("Print a JSON Schema", ("schema manifest",)),
+            "man": Verb("Print the manual page"),
         },
         "Run": {
             "boot": Verb(
@@ -67,6 +68,10 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = MappingProxyType(
             "export": Verb(
                 "Write files for QEMU, libvirt, Kata, trustee",
                 ("export sev-guest libvirt --memory 2G -o guest.xml", "export sev-guest rvps"),
+            ),
+            "install": Verb(
+                "Copy what a runtime reads of an image",
+                ("install sev-guest --destdir debian/tmp --prefix /usr/share/sevkit",),
             ),
             "probe": Verb("Search for a guest's memory on this host"),
         },

@@ -25,8 +25,11 @@ _DRAFT = ".draft-"
 def image_dir(output: Path, plan: Plan) -> Path:
     """Where the image of `plan` is or will be published."""
     recipe, stage = plan.recipe, plan.stage("image")
-    variant = "debug-" if recipe.debug else ""
-    return output / recipe.name / f"{recipe.version}-{variant}{build_id(stage)}"
+    return output / recipe.name / _dir_name(recipe.version, recipe.debug, build_id(stage))
+
+
+def _dir_name(version: str, is_debug: bool, build_id: str) -> str:
+    return f"{version}-{'debug-' if is_debug else ''}{build_id}"
 
 
 def build_id(stage: Stage) -> str:
@@ -34,7 +37,7 @@ def build_id(stage: Stage) -> str:
     return stage.key[:BUILD_ID_DIGITS]
 
 
-def publish(data: Path, image: Path) -> bool:
+def publish(data: Path, image: Path, *, file_mode: int = 0o444) -> bool:
     """Copy the files of `data` to the new directory `image`, visible all at once.
 
     Returns False when the same image is there already. Raises `ImageError` when the directory is
@@ -55,7 +58,7 @@ def publish(data: Path, image: Path) -> bool:
                 return False
             draft = image.parent / f"{_DRAFT}{image.name}.{secrets.token_hex(4)}"
             try:
-                _copy(data, draft)
+                _copy(data, draft, file_mode)
                 if differences := verify(draft):
                     why = "\n".join(differences)
                     raise ImageError(f"{image} could not be written whole", why=why)
@@ -66,11 +69,35 @@ def publish(data: Path, image: Path) -> bool:
     return True
 
 
-def _copy(data: Path, draft: Path) -> None:
+def install(image: Path, folder: Path) -> Path:
+    """Publish a copy of `image` at `folder`/<name>/<version>-<build id>; where it is then.
+
+    Files have mode 0644 and new folders 0755, whatever the umask is, as packages want it. Raises
+    `ImageError` when the image, or the copy that was there, is not as it was published.
+    """
+    from sevkit.image.manifest import load, verify
+
+    manifest = load(image)
+    if differences := verify(image):
+        raise ImageError(f"{image} is not as it was published", why="\n".join(differences))
+    name = _dir_name(manifest.version, manifest.variant == "debug", manifest.build_id)
+    target = folder / manifest.name / name
+    with full_disk_explained(folder):
+        missing = [each for each in (target.parent, *target.parents[1:]) if not each.exists()]
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            each.chmod(0o755)
+    if publish(image, target, file_mode=0o644):
+        target.chmod(0o755)
+    point_latest(target)
+    return target
+
+
+def _copy(data: Path, draft: Path, file_mode: int) -> None:
     draft.mkdir()
     for file in sorted(data.iterdir()):
         shutil.copyfile(file, draft / file.name)
-        (draft / file.name).chmod(0o444)
+        (draft / file.name).chmod(file_mode)
         fsync(draft / file.name)
     fsync(draft)
 
