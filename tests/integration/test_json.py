@@ -41,6 +41,23 @@ def test_a_dry_run_plans_a_task_a_line_and_a_build_does_them(
     planned = rows(sevkit("build", "-n", "-B", target, "--json"))
     assert [row["event"] for row in planned] == ["TaskPlanned", "Result"]
     assert (planned[0]["task"], planned[0]["reason"]) == ("firmware", "asked for")
+    assert sevkit("build", "-n", "--exit-code", target).returncode == 0
+    stale = sevkit("build", "-n", "--exit-code", "-B", target)
+    assert (stale.returncode, stale.stdout) == (4, "sev-guest-ovmf: firmware: asked for\n")
     built = rows(sevkit("--output", tmp_path, "build", "-B", target, "--json"))
     assert [row["event"] for row in built][-2:] == ["TaskFinished", "Result"]
     assert Path(built[-1]["path"]).is_dir()
+
+
+def test_stages_and_updates_are_told_for_each_recipe(sevkit: Sevkit, tmp_path: Path) -> None:
+    sevkit("build", "sev-guest-ovmf:firmware", "--ci")
+    told = sevkit("show", "sev-guest-ovmf", "sev-guest", "--json", "--why")
+    first, second = json.loads(told.stdout)
+    assert (first["recipe"], second["recipe"]) == ("sev-guest-ovmf", "sev-guest")
+    [firmware] = [row for row in first["stages"] if row["name"] == "firmware"]
+    assert (firmware["built"], firmware["why"], len(firmware["key"])) == (True, [], 64)
+    headings = sevkit("show", "sev-guest-ovmf", "sev-guest").stdout.splitlines()
+    assert [line for line in headings if line.endswith(":")] == ["sev-guest-ovmf:", "sev-guest:"]
+    environment = {"SEVKIT_STORE": str(tmp_path)}
+    updated = sevkit("update", "sev-guest-ovmf", "--json", env=environment)
+    assert json.loads(updated.stdout) == [{"recipe": "sev-guest-ovmf", "changes": []}]

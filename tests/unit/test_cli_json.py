@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from image_samples import image as sample_image
 
 Rows = list[dict[str, Any]]
 Events = Callable[..., tuple[int, Rows, str]]
@@ -54,3 +55,64 @@ def test_a_variable_that_is_set_twice_and_a_store_that_is_a_file_are_events(
     status, rows, _ = events("build")
     assert (status, rows[-1]["event"], rows[-1]["exit_code"]) == (3, "BuildFailed", 3)
     assert "can't be used" in rows[-1]["what"]
+
+
+def answer(sevkit: Sevkit, project: Path, *words: str | Path, status: int = 0) -> Any:
+    """The one JSON document that a verb prints."""
+    environment = {"SEVKIT_STORE": str(project / "store")}
+    done = sevkit("-C", project, *words, "--json", cwd=project, env=environment)
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_recipes_are_listed_with_their_newest_image_or_what_is_wrong(
+    sevkit: Sevkit, project: Path
+) -> None:
+    (project / "recipes" / "broken.toml").write_text("schema = 1\n")
+    image = project / "output" / "sev-guest" / "1.0-0123456789ab"
+    image.mkdir(parents=True)
+    (image.parent / "latest").symlink_to(image.name)
+    rows = {row["name"]: row for row in answer(sevkit, project, "list")}
+    assert rows["sev-guest"]["latest"] == str(image)
+    assert (rows["sev-guest"]["version"], rows["sev-guest"]["broken"]) == ("1.0.0", None)
+    assert rows["broken"]["broken"]
+    assert rows["sev-guest-lean"]["latest"] is None
+
+
+def test_checks_and_cache_keys_have_a_row_for_each_recipe(sevkit: Sevkit, project: Path) -> None:
+    names = ("sev-guest", "sev-guest-lean")
+    checked = answer(sevkit, project, "check", "--no-kernel", *names)
+    assert checked == [{"recipe": name, "correct": True, "absent": []} for name in names]
+    first, second = answer(sevkit, project, "cache-key", *names)
+    assert (first["recipe"], first["inputs"]) == ("sev-guest", [])
+    assert first["key"] != second["key"]
+    [row] = answer(sevkit, project, "cache-key", "--files")
+    assert {"kind", "what"} == set(row["inputs"][0])
+
+
+def test_collecting_says_what_went_and_what_is_left(sevkit: Sevkit, project: Path) -> None:
+    told = answer(sevkit, project, "gc", "-n")
+    assert (told["removed"], told["counts"], told["left_bytes"]) == (False, {}, 0)
+
+
+def test_what_differs_in_an_image_and_who_signed_it(
+    sevkit: Sevkit, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bench").mkdir()
+    image = Path(shutil.copytree(sample_image(tmp_path / "bench"), tmp_path / "image"))
+    good = answer(sevkit, project, "verify", image)
+    assert good == {"image": str(image), "differences": [], "signature": None}
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    unsigned = answer(sevkit, project, "verify", image, "--key", f"{key}.pub", status=4)
+    assert "is not signed" in unsigned["differences"][0]
+    sevkit("sign", image, "--key", key)
+    assert answer(sevkit, project, "verify", image, "--key", f"{key}.pub")["signature"]
+    (image / "vmlinuz").chmod(0o644)
+    (image / "vmlinuz").write_bytes(b"x")
+    assert answer(sevkit, project, "verify", image, status=4)["differences"]
+
+
+def test_an_exit_code_without_a_dry_run_is_refused(events: Events) -> None:
+    status, rows, _ = events("build", "--exit-code")
+    assert (status, rows[-1]["hint"]) == (2, "give -n too")

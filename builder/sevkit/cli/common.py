@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -72,11 +73,25 @@ def main(context: click.Context, folder: Path, output: Path | None) -> None:
     context.obj = Place(folder, (output or folder / "output").absolute(), context.obj or ())
 
 
+def jobs_option(function: F) -> F:
+    """How many processes may run at once."""
+    return click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once.")(function)
+
+
+def json_option(function: F) -> F:
+    """Whether a verb's answer is one JSON document on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")(function)
+
+
+def say_json(answer: object) -> None:
+    """Print the answer of a verb with `json_option`."""
+    click.echo(json.dumps(answer, indent=2))
+
+
 def build_options(function: F) -> F:
     """The flags of every verb that may build."""
-    jobs = click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once.")
     always = click.option("-B", "--always-make", is_flag=True, help="Build even what is there.")
-    return jobs(always(fetch_options(function)))
+    return jobs_option(always(fetch_options(function)))
 
 
 def fetch_options(function: F) -> F:

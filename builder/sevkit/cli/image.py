@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
+from sevkit.cli.common import THE_ANSWER_IS_NO, Place, json_option, main, say_json, shown
 from sevkit.cli.guest_words import WithCommand
 from sevkit.errors import ImageError, RecipeError
 
@@ -49,8 +49,9 @@ def schema(kind: str) -> None:
     help="Also check its signature: a public ssh key, or a file of allowed signers.",
 )
 @click.option("--identity", metavar="NAME", help="Who of the allowed signers must have signed.")
+@json_option
 @click.pass_obj
-def verify(place: Place, image: str, key: Path | None, identity: str | None) -> int:
+def verify(place: Place, image: str, key: Path | None, identity: str | None, as_json: bool) -> int:
     """Check every byte of an image directory, and its launch digests, against its manifest.
 
     Exit status 4 when something differs, or the signature that --key asks for is not there.
@@ -66,17 +67,23 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None) -> 
         )
     folder = place.image(image)
     found = differences(folder) or measurement_differences(folder, load(folder))
-    for line in found:
-        click.echo(line)
+    signature = None
     if key is not None and not found:
         from sevkit.image.signature import check
 
         try:
-            click.echo(check(folder, key, identity))
+            signature = check(folder, key, identity)
         except ImageError as error:
-            click.echo(f"sevkit: error: {error}", err=True)
-            return THE_ANSWER_IS_NO
-    click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
+            if not as_json:
+                click.echo(f"sevkit: error: {error}", err=True)
+                return THE_ANSWER_IS_NO
+            found = [error.what]
+    if as_json:
+        say_json({"image": str(folder), "differences": found, "signature": signature})
+    else:
+        for line in [*found, *([signature] if signature is not None else [])]:
+            click.echo(line)
+        click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
     return THE_ANSWER_IS_NO if found else 0
 
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from sevkit.cli.common import BuildOptions, Place, main, opened, plan_options, shown, split_words
+from sevkit.cli.common import (
+    BuildOptions,
+    Place,
+    jobs_option,
+    main,
+    opened,
+    plan_options,
+    shown,
+    split_words,
+)
 
 
 @main.group()
@@ -17,6 +26,7 @@ def kconfig() -> None:
 @kconfig.command("why", short_help="Say why a symbol has its value")
 @click.argument("symbol")
 @click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
+@jobs_option
 @plan_options
 @click.pass_obj
 def kconfig_why(place: Place, /, symbol: str, words: tuple[str, ...], **flags: Any) -> None:
@@ -37,6 +47,7 @@ def kconfig_why(place: Place, /, symbol: str, words: tuple[str, ...], **flags: A
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the fragment goes (default: kernel-configs/RECIPE-menuconfig.config).",
 )
+@jobs_option
 @plan_options
 @click.pass_obj
 def menuconfig(

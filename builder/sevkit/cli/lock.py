@@ -10,9 +10,12 @@ from sevkit.cli.common import (
     BuildOptions,
     Place,
     fetch_options,
+    jobs_option,
+    json_option,
     main,
     opened,
     plan_options,
+    say_json,
     shown,
     split_words,
     tool_options,
@@ -24,8 +27,12 @@ from sevkit.errors import RecipeError
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @click.option("--update", is_flag=True, help="Look everything up anew.")
 @tool_options
+@jobs_option
+@json_option
 @click.pass_obj
-def lock(place: Place, /, words: tuple[str, ...], update: bool, **flags: Any) -> None:
+def lock(
+    place: Place, /, words: tuple[str, ...], update: bool, as_json: bool, **flags: Any
+) -> None:
     """Pin every source, and the kernel configuration, in recipes/RECIPE.lock.
 
     What is locked stays so until --update. Builds read the lock; with --locked they refuse what
@@ -33,14 +40,20 @@ def lock(place: Place, /, words: tuple[str, ...], update: bool, **flags: Any) ->
     """
     targets, overrides = split_words(words)
     options = BuildOptions(**flags)
+    rows = []
     with opened(place, options) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
-            for line in project.write_lock(recipe, options.settings(place), update=update):
-                click.echo(line)
+            changes = project.write_lock(recipe, options.settings(place), update=update)
             written = project.lock(recipe)
-            if written is not None:
+            path = None if written is None else str(written.path)
+            rows.append({"recipe": recipe.name, "changes": changes, "lock": path})
+            for line in [] if as_json else changes:
+                click.echo(line)
+            if written is not None and not as_json:
                 click.echo(f"locked: {shown(written.path)}")
+    if as_json:
+        say_json(rows)
 
 
 @main.command()
@@ -73,9 +86,12 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
 @main.command("cache-key")
 @click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
 @click.option("--files", is_flag=True, help="List what it covers.")
+@json_option
 @plan_options
 @click.pass_obj
-def cache_key(place: Place, /, words: tuple[str, ...], files: bool, **flags: Any) -> None:
+def cache_key(
+    place: Place, /, words: tuple[str, ...], files: bool, as_json: bool, **flags: Any
+) -> None:
     """Print what a CI cache should be keyed on: a digest of all that a build rests on.
 
     Asks nobody: a package that is not in the lock counts by what the recipe says of it.
@@ -83,11 +99,16 @@ def cache_key(place: Place, /, words: tuple[str, ...], files: bool, **flags: Any
     from sevkit.project.cache_key import inputs_of, key_of
 
     targets, overrides = split_words(words)
+    rows = []
     with opened(place, BuildOptions(**flags)) as project:
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
             inputs = inputs_of(recipe, project)
-            click.echo(key_of(inputs))
-            if files:
-                for kind, what in inputs:
-                    click.echo(f"  {kind:9} {what}")
+            covered = [{"kind": kind, "what": what} for kind, what in inputs] if files else []
+            rows.append({"recipe": recipe.name, "key": key_of(inputs), "inputs": covered})
+            if not as_json:
+                click.echo(key_of(inputs))
+            for row in [] if as_json else covered:
+                click.echo(f"  {row['kind']:9} {row['what']}")
+    if as_json:
+        say_json(rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevkit.cli.common import Place, main, shown
+from sevkit.cli.common import Place, json_option, main, say_json, shown
 
 if TYPE_CHECKING:
     from sevkit.store.gc import Collected
@@ -48,7 +48,8 @@ def _in(units: Mapping[str, int], example: str) -> Callable[..., int | None]:
     help="Remove what was used longest ago until the store takes no more than this.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed.")
-def gc(older_than: int | None, max_size: int | None, dry_run: bool) -> None:
+@json_option
+def gc(older_than: int | None, max_size: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove from the store what was not used for long; never what a running build uses."""
     from sevkit.store.gc import collect
     from sevkit.store.store import Store, default_root
@@ -57,6 +58,18 @@ def gc(older_than: int | None, max_size: int | None, dry_run: bool) -> None:
         older_than = _DEFAULT_DAYS * _SECONDS["d"]
     store = Store(default_root(os.environ))
     done = collect(store, older_than_seconds=older_than, max_bytes=max_size, dry_run=dry_run)
+    if as_json:
+        record = {
+            "store": str(store.root),
+            "removed": not dry_run,
+            "counts": done.counts,
+            "freed_bytes": done.freed_bytes,
+            "left_bytes": done.left_bytes,
+            "in_use": done.in_use,
+            "not_ours": [str(path) for path in done.not_ours],
+        }
+        say_json(record)
+        return
     _say(done, dry_run=dry_run)
     click.echo(f"store: {_size(done.left_bytes)} in {shown(store.root)}")
 

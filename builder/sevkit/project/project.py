@@ -242,7 +242,7 @@ class Project:
             self.memory.forget(request)
 
     def update(self, recipe: Recipe) -> list[str]:
-        """Look up the sources of `recipe` again; what changed, a line each.
+        """Look up the sources of `recipe` again; what changed, a line each, if anything did.
 
         Raises `RecipeError` for a recipe with a lock, which would go on to hold.
         """
@@ -256,7 +256,7 @@ class Project:
         after = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
         lines = [f"{before[name]}: {name} is out" for name in sorted(before.keys() - after.keys())]
         lines += [f"{after[name]}: {name} is in" for name in sorted(after.keys() - before.keys())]
-        return lines or ["nothing is newer"]
+        return lines
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of the image."""
