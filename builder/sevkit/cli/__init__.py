@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: the only package that prints, asks the environment, or decides an exit status.
 
-common.py   the top command, flags of every build, the project a verb works on
-build.py    build, list, check, fetch, update, show
-store.py    gc, clean
-image.py    why, verify, schema, boot
-guest.py    run, probe
-export.py   export, doctor
-install.py  install
-firmware.py firmware inspect, prove
-kernel.py   kconfig why, menuconfig
-lock.py     lock, vendor, cache-key
-manual.py   man
-measure.py  measure, diff
-reproduce.py reproduce
-sign.py     sign
+common.py       the top command, flags of every build, the project a verb works on
+verbs.py        what --help shows of each verb: its section, a summary, examples
+words.py        what a shell completes, and the formats of export
+guest_words.py  where the guest's own command begins
+listeners.py    a build, told to people and to programs
+
+build.py        build, list, check, fetch, update, show
+export.py       export, doctor
+firmware.py     firmware inspect, prove
+guest.py        run, probe, verify-report
+image.py        why, verify, schema, boot
+install.py      install
+kernel.py       kconfig why, menuconfig
+lock.py         lock, vendor, cache-key
+log.py          log
+manual.py       man
+measure.py      measure, diff
+reproduce.py    reproduce
+sign.py         sign
+store.py        gc, clean
 """
 
 import os
@@ -33,6 +39,7 @@ from sevkit.cli import (  # noqa: F401
     install,
     kernel,
     lock,
+    log,
     manual,
     measure,
     reproduce,

@@ -23,6 +23,7 @@ from sevkit.cli.common import (
     split_words,
     tool_options,
 )
+from sevkit.cli.words import recipes, targets
 from sevkit.errors import INTERRUPTED, RecipeError, SevkitError
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE[:STAGE]]... [NAME=VALUE]...")
+@click.argument(
+    "words", nargs=-1, metavar="[RECIPE[:STAGE]]... [NAME=VALUE]...", shell_complete=targets
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 @click.option(
     "--exit-code", is_flag=True, help="With -n: exit status 4 when there is anything to do."
@@ -143,7 +146,7 @@ def list_(place: Place, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...", shell_complete=recipes)
 @click.option("--kernel/--no-kernel", default=True, help="Also check the kernel configuration.")
 @jobs_option
 @json_option
@@ -173,7 +176,7 @@ def check(
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...", shell_complete=recipes)
 @fetch_options
 @click.pass_obj
 def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
@@ -191,7 +194,7 @@ def fetch(place: Place, /, words: tuple[str, ...], **flags: Any) -> None:
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...", shell_complete=recipes)
 @tool_options
 @json_option
 @click.pass_obj
@@ -211,7 +214,7 @@ def update(place: Place, /, words: tuple[str, ...], as_json: bool, **flags: Any)
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...", shell_complete=recipes)
 @click.option("--why", is_flag=True, help="What changed since each stage was built last.")
 @json_option
 @plan_options

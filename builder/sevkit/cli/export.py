@@ -11,14 +11,13 @@ from pathlib import Path
 import click
 
 from sevkit.cli.common import Place, main, shown
+from sevkit.cli.words import ExportFormat, WithFormats, images
 from sevkit.errors import RecipeError
 
-_FORMATS = ("qemu", "qemu-config", "libvirt", "firmware-json", "kata", "rvps", "corim", "slsa")
 
-
-@main.command()
-@click.argument("image")
-@click.argument("format_name", metavar="FORMAT", type=click.Choice(_FORMATS))
+@main.command(cls=WithFormats)
+@click.argument("image", shell_complete=images)
+@click.argument("format_name", metavar="FORMAT", type=ExportFormat())
 @click.option(
     "--mode",
     type=click.Choice(["sev", "sev-es", "sev-snp", "none"]),
@@ -55,11 +54,7 @@ def export(
     author_key: Path | None,
     path: Path | None,
 ) -> None:
-    """Write what another program needs to launch or to trust IMAGE, from its manifest.
-
-    FORMAT is qemu (a script), qemu-config (-readconfig), libvirt (domain XML), firmware-json, kata
-    (configuration drop-in), rvps (reference values), corim (experimental) or slsa (provenance).
-    """
+    """Write what another program needs to launch or to trust IMAGE, from its manifest."""
     from sevkit.exports import FORMATS, exported, subject_of
 
     if author_key is not None and id_key is None:
@@ -110,7 +105,7 @@ def _version(text: str | None) -> tuple[int, ...]:
 
 
 @main.command()
-@click.argument("image", required=False)
+@click.argument("image", required=False, shell_complete=images)
 @click.option(
     "--mode",
     type=click.Choice(["sev", "sev-es", "sev-snp", "none", "build"]),

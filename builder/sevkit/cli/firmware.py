@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
+from sevkit.cli.words import images
 
 if TYPE_CHECKING:
     from sevkit.guest.cases import Seen
@@ -91,7 +92,7 @@ def _show(cases: "Iterable[Seen]") -> None:
 
 
 @main.command()
-@click.argument("image", default="sev-guest")
+@click.argument("image", default="sev-guest", shell_complete=images)
 @click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
 @click.pass_obj
 def prove(place: Place, image: str, as_json: bool) -> int:

@@ -11,6 +11,7 @@ import click
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main
 from sevkit.cli.guest_words import WithCommand
 from sevkit.cli.image import raw_stream
+from sevkit.cli.words import images
 from sevkit.errors import ImageError, RecipeError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ ACCEL = click.option(
 
 
 @main.command(cls=WithCommand, words_before=2, instead_of_a_word="--rootfs")
-@click.argument("image")
+@click.argument("image", shell_complete=images)
 @click.argument("words", metavar="ROOTFS [COMMAND…]", nargs=-1, type=click.UNPROCESSED)
 @click.option("-t", "--tty", is_flag=True, help="Give the container a terminal.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
@@ -139,7 +140,7 @@ def run(
 
 
 @main.command()
-@click.argument("image", default="sev-guest")
+@click.argument("image", default="sev-guest", shell_complete=images)
 @ACCEL
 @click.pass_obj
 def probe(place: Place, image: str, accel: "Accelerator | None") -> int:

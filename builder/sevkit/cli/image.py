@@ -11,6 +11,7 @@ import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, json_option, main, say_json, shown
 from sevkit.cli.guest_words import WithCommand
+from sevkit.cli.words import images
 from sevkit.errors import ImageError, RecipeError
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("path", metavar="PATH")
-@click.option("--image", default="sev-guest", help="An image directory or a recipe's name.")
+@click.option(
+    "--image",
+    default="sev-guest",
+    shell_complete=images,
+    help="An image directory or a recipe's name.",
+)
 @click.pass_obj
 def why(place: Place, path: str, image: str) -> None:
     """Say what brought PATH into the initramfs: digest, package, licence, chain."""
@@ -42,7 +48,7 @@ def schema(kind: str) -> None:
 
 
 @main.command()
-@click.argument("image", default="sev-guest")
+@click.argument("image", default="sev-guest", shell_complete=images)
 @click.option(
     "--key",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -88,7 +94,7 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None, as_
 
 
 @main.command(cls=WithCommand, words_before=1)
-@click.argument("image", default="sev-guest")
+@click.argument("image", default="sev-guest", shell_complete=images)
 @click.argument("command", metavar="[COMMAND…]", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--rootfs",

@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from sevkit.cli.common import Place, main, shown
+from sevkit.cli.words import images
 from sevkit.errors import RecipeError
 
 
 @main.command()
-@click.argument("image", default="sev-guest")
+@click.argument("image", default="sev-guest", shell_complete=images)
 @click.option(
     "--prefix",
     type=click.Path(path_type=Path),

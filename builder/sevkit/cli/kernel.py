@@ -16,6 +16,7 @@ from sevkit.cli.common import (
     shown,
     split_words,
 )
+from sevkit.cli.words import recipes
 
 
 @main.group()
@@ -25,7 +26,7 @@ def kconfig() -> None:
 
 @kconfig.command("why", short_help="Say why a symbol has its value")
 @click.argument("symbol")
-@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...", shell_complete=recipes)
 @jobs_option
 @plan_options
 @click.pass_obj
@@ -40,7 +41,7 @@ def kconfig_why(place: Place, /, symbol: str, words: tuple[str, ...], **flags: A
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...", shell_complete=recipes)
 @click.option(
     "-o",
     "--fragment",

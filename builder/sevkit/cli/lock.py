@@ -20,11 +20,12 @@ from sevkit.cli.common import (
     split_words,
     tool_options,
 )
+from sevkit.cli.words import recipes
 from sevkit.errors import RecipeError
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...", shell_complete=recipes)
 @click.option("--update", is_flag=True, help="Look everything up anew.")
 @tool_options
 @jobs_option
@@ -58,7 +59,7 @@ def lock(
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [NAME=VALUE]...", shell_complete=recipes)
 @fetch_options
 @click.pass_obj
 def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) -> None:
@@ -84,7 +85,7 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
 
 
 @main.command("cache-key")
-@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [NAME=VALUE]...", shell_complete=recipes)
 @click.option("--files", is_flag=True, help="List what it covers.")
 @json_option
 @plan_options

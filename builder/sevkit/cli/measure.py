@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
+from sevkit.cli.words import images
 from sevkit.errors import RecipeError
 from sevkit.firmware.ovmf import Mode
 from sevkit.measure.digests import CPUS, INITS, Init, Vmm
@@ -48,7 +49,7 @@ _KEY = click.Path(path_type=Path)
 
 
 @main.command()
-@click.argument("image", default="sev-guest")
+@click.argument("image", default="sev-guest", shell_complete=images)
 @click.option(
     "--mode", "modes", multiple=True, type=click.Choice(get_args(Mode)), help="How it is launched."
 )
@@ -166,8 +167,8 @@ def _caveat(row: "Measurement") -> str:
 
 
 @main.command()
-@click.argument("old", metavar="A")
-@click.argument("new", metavar="B")
+@click.argument("old", metavar="A", shell_complete=images)
+@click.argument("new", metavar="B", shell_complete=images)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def diff(place: Place, old: str, new: str, as_json: bool) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, BuildOptions, Place, main, opened, shown
+from sevkit.cli.words import images, recipes
 from sevkit.errors import SevkitError
 
 
 @main.command()
-@click.argument("image")
-@click.argument("recipe", required=False)
+@click.argument("image", shell_complete=images)
+@click.argument("recipe", required=False, shell_complete=recipes)
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once.")
 @click.option("--offline", is_flag=True, help="Touch no network.")
 @click.option("--ci", is_flag=True, help="Plain lines instead of bars.")

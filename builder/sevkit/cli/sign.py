@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from sevkit.cli.common import Place, main, shown
+from sevkit.cli.words import images
 from sevkit.errors import RecipeError
 
 
 @main.command()
-@click.argument("image")
+@click.argument("image", shell_complete=images)
 @click.option(
     "--key",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),

@@ -38,6 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = MappingProxyType(
         "Inspect": {
             "list": Verb("List recipes and their newest images"),
             "show": Verb("Show stages and why they are stale", ("show sev-guest --why",)),
+            "log": Verb("Print the log of a step", ("log", "log kernel")),
             "why": Verb("Say what brought a file in", ("why /usr/bin/crun --image sev-guest",)),
             "kconfig": Verb("Ask about the kernel configuration", ("kconfig why SWIOTLB",)),
             "measure": Verb(
