@@ -10,14 +10,15 @@ listeners.py    a build, told to people and to programs
 build.py        build, list, check, fetch, update, show
 export.py       export, doctor
 firmware.py     firmware inspect, prove
-guest.py        run, probe, verify-report
-image.py        why, verify, schema, boot
+guest.py        boot, run, probe
+image.py        why, verify, schema
 install.py      install
 kernel.py       kconfig why, menuconfig
 lock.py         lock, vendor, cache-key
 log.py          log
 manual.py       man
 measure.py      measure, diff
+report.py       verify-report
 reproduce.py    reproduce
 sign.py         sign
 store.py        gc, clean
@@ -42,6 +43,7 @@ from sevkit.cli import (  # noqa: F401
     log,
     manual,
     measure,
+    report,
     reproduce,
     sign,
     store,

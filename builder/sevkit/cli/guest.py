@@ -1,30 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs that talk to a running guest, or read what it attested: run, probe, verify-report."""
+"""Verbs that start a guest: boot, run, probe."""
 
 import json
 import os
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main
 from sevkit.cli.guest_words import WithCommand
-from sevkit.cli.image import raw_stream
 from sevkit.cli.words import images
-from sevkit.errors import ImageError, RecipeError
+from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
     from sevkit.guest.launch import Accelerator
-    from sevkit.image.manifest import Manifest
-
-_REPORT_LIMIT_BYTES = 1 << 16
 
 ACCEL = click.option(
     "--accel",
     type=click.Choice(["sev-snp", "sev-es", "sev", "kvm", "tcg"]),
     help="How to run it (default: the best that works here).",
 )
+
+
+@main.command(cls=WithCommand, words_before=1)
+@click.argument("image", default="sev-guest", shell_complete=images)
+@click.argument("command", metavar="[COMMAND…]", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--rootfs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder that the command sees as its root (read-only 9p, changes stay in the guest).",
+)
+@click.option("--memory", help="Memory of the guest: 512M, 2G (default: as the manifest says).")
+@ACCEL
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="What the guest reported as JSON: on stderr when there is a COMMAND.",
+)
+@click.option("--console", is_flag=True, help="Only show the console: for a foreign /init.")
+@click.option("--until", metavar="TEXT", help="With --console: stop once TEXT appeared.")
+@click.option("--timeout", type=float, help="With --console: seconds to wait for the end.")
+@click.option("--qemu-arg", "qemu_args", multiple=True, help="One more argument for QEMU.")
+@click.pass_obj
+def boot(
+    place: Place,
+    image: str,
+    command: tuple[str, ...],
+    rootfs: Path | None,
+    memory: str | None,
+    accel: "Accelerator | None",
+    as_json: bool,
+    console: bool,
+    until: str | None,
+    timeout: float | None,
+    qemu_args: tuple[str, ...],
+) -> int:
+    """Boot an image under QEMU, run COMMAND in it, and relay its output and exit status.
+
+    SEV where the host has it, else KVM where it truly works, else emulation. The command sees the
+    initramfs, or the folder of --rootfs. Options of boot stand before COMMAND.
+    """
+    from sevkit.guest.session import Session
+    from sevkit.store.store import default_root
+
+    folder = place.image(image)
+    session = Session.of_image(
+        folder,
+        memory=memory,
+        accel=accel,
+        cache=default_root(os.environ) / "hosts",
+        log=place.output / ".log" / "console.log",
+        rootfs=rootfs,
+        extra_args=qemu_args,
+    )
+    for line in session.remarks():
+        click.echo(f"sevkit: {line}", err=True)
+    if console:
+        session.watch(_raw_stream(1), until=until, seconds=timeout)
+        return 0
+    outcome = session.run(
+        list(command),
+        stdout=_raw_stream(1),
+        stderr=_raw_stream(2),
+        stdin=_piped_input() if command else None,
+    )
+    if as_json:
+        click.echo(json.dumps(session.record(outcome), indent=2), err=bool(command))
+    elif not command:
+        for line in session.summary(outcome):
+            click.echo(line)
+    return outcome.exit_status
 
 
 @main.command(cls=WithCommand, words_before=2, instead_of_a_word="--rootfs")
@@ -125,8 +193,8 @@ def run(
         outcome = run_container(
             session,
             Streams(
-                writer(raw_stream(1)),
-                writer(raw_stream(2)),
+                writer(_raw_stream(1)),
+                writer(_raw_stream(2)),
                 stdin=0 if interactive else None,
                 tty=size_of(0) if tty else None,
             ),
@@ -166,85 +234,16 @@ def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     return 0 if sight.is_as_it_must_be else THE_ANSWER_IS_NO
 
 
-@main.command("verify-report")
-@click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("manifest", type=click.Path(path_type=Path, exists=True))
-@click.option("--measurement", metavar="HEX", help="Expect this launch digest instead.")
-@click.option("--policy", default=None, metavar="HEX", help="Expect this guest policy.")
-@click.option("--vmpl", type=click.IntRange(0, 3), default=0, help="Expect this level (default 0).")
-@click.option("--report-data", metavar="HEX", help="Expect these 64 bytes of the caller.")
-@click.option(
-    "--vcek",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Check the signature by this certificate (PEM, DER).",
-)
-def verify_report(
-    report: Path,
-    manifest: Path,
-    measurement: str | None,
-    policy: str | None,
-    vmpl: int,
-    report_data: str | None,
-    vcek: Path | None,
-) -> int:
-    """Check an SNP attestation REPORT against the launches that MANIFEST lists.
-
-    REPORT is a file of 1184 bytes, or their hexadecimal digits; MANIFEST a manifest.json or its
-    folder. Exit status 4 when something is wrong.
-    """
-    from sevkit.guest.qemu import POLICIES
-    from sevkit.image.manifest import read_manifest
-    from sevkit.measure.snp_report import check, measurements_of, parse
-    from sevkit.opening import open_at_once
-
-    if measurement is None:
-        path = manifest / "manifest.json" if manifest.is_dir() else manifest
-        rows = _snp_launches(read_manifest(path), path)
-    else:
-        rows = [("as --measurement says", _hex("--measurement", measurement, 48).hex())]
-    with open_at_once(report) as file:
-        attested = parse(file.read(_REPORT_LIMIT_BYTES))
-    checks = check(
-        attested,
-        measurements=measurements_of(rows),
-        policy=POLICIES["sev-snp"] if policy is None else _whole("--policy", policy),
-        vmpl=vmpl,
-        report_data=None if report_data is None else _hex("--report-data", report_data, 64),
-        vcek=vcek,
-    )
-    marks = {True: "ok", False: "WRONG", None: "-"}
-    for each in checks:
-        click.echo(f"{marks[each.passed]:6} {each.name:13} {each.detail}")
-    return THE_ANSWER_IS_NO if any(each.passed is False for each in checks) else 0
+def _raw_stream(descriptor: int) -> BinaryIO:
+    """A stream of ours, unbuffered: what the guest says is passed on at once, or an error."""
+    return open(descriptor, "wb", buffering=0, closefd=False)
 
 
-def _snp_launches(manifest: "Manifest", path: Path) -> list[tuple[str, str]]:
-    """What is launched, and its digest, for each SNP launch of which that covers the kernel."""
-    rows = [
-        (f"{row['cpu']}, {row['vcpus']} vCPUs", row["digest"])
-        for row in manifest.model_dump().get("measurements", ())
-        if row["mode"] == "sev-snp" and row["covers"] == "kernel"
-    ]
-    if not rows:
-        raise ImageError(
-            f"{path} lists no launch digest for sev-snp that covers the kernel",
-            hint="give the digest that you expect: --measurement HEX",
-        )
-    return rows
-
-
-def _hex(flag: str, text: str, size: int) -> bytes:
+def _piped_input() -> int | None:
+    """Standard input unless it is a terminal, closed, or /dev/null."""
     try:
-        made = bytes.fromhex(text)
-    except ValueError:
-        made = b""
-    if len(made) != size:
-        raise RecipeError(f"{flag}: {2 * size} hexadecimal digits are wanted")
-    return made
-
-
-def _whole(flag: str, text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise RecipeError(f"{flag}: '{text}' is not a number", hint=f"{flag} 0x30000") from None
+        status = os.fstat(0)
+    except OSError:
+        return None
+    is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == Path(os.devnull).stat().st_rdev
+    return None if is_null or os.isatty(0) else 0

@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs about an image: why, verify, schema, boot."""
+"""Verbs about an image: why, verify, schema."""
 
 import json
-import os
-import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, json_option, main, say_json, shown
-from sevkit.cli.guest_words import WithCommand
 from sevkit.cli.words import images
 from sevkit.errors import ImageError, RecipeError
-
-if TYPE_CHECKING:
-    from sevkit.guest.launch import Accelerator
 
 
 @main.command()
@@ -91,93 +84,3 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None, as_
             click.echo(line)
         click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
     return THE_ANSWER_IS_NO if found else 0
-
-
-@main.command(cls=WithCommand, words_before=1)
-@click.argument("image", default="sev-guest", shell_complete=images)
-@click.argument("command", metavar="[COMMAND…]", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--rootfs",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder that the command sees as its root (read-only 9p, changes stay in the guest).",
-)
-@click.option("--memory", help="Memory of the guest: 512M, 2G (default: as the manifest says).")
-@click.option(
-    "--accel",
-    type=click.Choice(["sev-snp", "sev-es", "sev", "kvm", "tcg"]),
-    help="How to run it (default: the best that works here).",
-)
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="What the guest reported as JSON: on stderr when there is a COMMAND.",
-)
-@click.option("--console", is_flag=True, help="Only show the console: for a foreign /init.")
-@click.option("--until", metavar="TEXT", help="With --console: stop once TEXT appeared.")
-@click.option("--timeout", type=float, help="With --console: seconds to wait for the end.")
-@click.option("--qemu-arg", "qemu_args", multiple=True, help="One more argument for QEMU.")
-@click.pass_obj
-def boot(
-    place: Place,
-    image: str,
-    command: tuple[str, ...],
-    rootfs: Path | None,
-    memory: str | None,
-    accel: "Accelerator | None",
-    as_json: bool,
-    console: bool,
-    until: str | None,
-    timeout: float | None,
-    qemu_args: tuple[str, ...],
-) -> int:
-    """Boot an image under QEMU, run COMMAND in it, and relay its output and exit status.
-
-    SEV where the host has it, else KVM where it truly works, else emulation. The command sees the
-    initramfs, or the folder of --rootfs. Options of boot stand before COMMAND.
-    """
-    from sevkit.guest.session import Session
-    from sevkit.store.store import default_root
-
-    folder = place.image(image)
-    session = Session.of_image(
-        folder,
-        memory=memory,
-        accel=accel,
-        cache=default_root(os.environ) / "hosts",
-        log=place.output / ".log" / "console.log",
-        rootfs=rootfs,
-        extra_args=qemu_args,
-    )
-    for line in session.remarks():
-        click.echo(f"sevkit: {line}", err=True)
-    if console:
-        session.watch(raw_stream(1), until=until, seconds=timeout)
-        return 0
-    outcome = session.run(
-        list(command),
-        stdout=raw_stream(1),
-        stderr=raw_stream(2),
-        stdin=_piped_input() if command else None,
-    )
-    if as_json:
-        click.echo(json.dumps(session.record(outcome), indent=2), err=bool(command))
-    elif not command:
-        for line in session.summary(outcome):
-            click.echo(line)
-    return outcome.exit_status
-
-
-def raw_stream(descriptor: int) -> BinaryIO:
-    """A stream of ours, unbuffered: what the guest says is passed on at once, or an error."""
-    return open(descriptor, "wb", buffering=0, closefd=False)
-
-
-def _piped_input() -> int | None:
-    """Standard input unless it is a terminal, closed, or /dev/null."""
-    try:
-        status = os.fstat(0)
-    except OSError:
-        return None
-    is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == Path(os.devnull).stat().st_rdev
-    return None if is_null or os.isatty(0) else 0
