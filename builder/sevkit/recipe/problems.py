@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from sevkit.recipe.library import nearest
-from sevkit.recipe.model import FORMS, SOURCE_KINDS, Dotted, Recipe
+from sevkit.recipe.model import SOURCE_KINDS, Dotted, Recipe
+from sevkit.recipe.values import FORMS
 
 _TYPES = {
     "string_type": "must be text in quotes",
