@@ -209,6 +209,20 @@ class _Planner:
             ]
         return rows
 
+    def recorded(self) -> Mapping[str, Json]:
+        return {
+            stage.name: {
+                "version": stage.version,
+                "params": stage.params,
+                "inputs": {
+                    role: reference
+                    for role, reference in stage.inputs.items()
+                    if reference in self.local_paths
+                },
+            }
+            for stage in self.stages.values()
+        }
+
     def tool(self, name: str) -> str:
         if self.toolchain.suite is not None:
             return self._packaged_tool(name)

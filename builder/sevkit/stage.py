@@ -147,6 +147,12 @@ class Planner(Protocol):
     def provenance(self) -> Sequence[Mapping[str, Json]]:
         """Where each source of the recipe comes from: name, reference, file name, size, origin."""
 
+    def recorded(self) -> Mapping[str, Json]:
+        """Each stage planned so far: its version, its parameters, and its inputs of the project.
+
+        Those are files and folders of this machine, by role; fetched ones are in `provenance`.
+        """
+
     def tool(self, name: str) -> str:
         """The version of a tool that can change bytes (``gcc``, ``ld``).
 

@@ -119,6 +119,12 @@ class Bench:
             }
         ]
 
+    def recorded(self) -> Mapping[str, Json]:
+        return {
+            name: {"version": stage.version, "params": stage.params, "inputs": {}}
+            for name, stage in self.stages.items()
+        }
+
     # what build functions use
 
     @property

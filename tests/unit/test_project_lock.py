@@ -311,7 +311,7 @@ def test_a_lock_does_not_say_otherwise_than_a_recipe_that_names_a_digest_or_comm
         replace(one, origin={**one.origin, "url": "file:///home/somebody/private"}),
     ):
         lock.with_pins("x", asked, [changed]).write({})
-        read = read_lock(lock.path, "r")
+        read = read_lock(lock.path, "r", MEND)
         assert read is not None
         with pytest.raises(RecipeError, match="locks x to something else than the rec") as caught:
             read.pins(asked)

@@ -70,6 +70,9 @@ class FakePlanner:
     def patches(self, name: str) -> Path:
         return self.folder / name
 
+    def recorded(self) -> Mapping[str, Json]:
+        return {}
+
     def provenance(self) -> Sequence[Mapping[str, Json]]:
         raise AssertionError("where sources come from does not shape the kernel")
 

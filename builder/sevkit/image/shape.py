@@ -8,7 +8,14 @@ would misread raises `MANIFEST_VERSION`. Reads and checks no file.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from sevkit.firmware.ovmf import Loader, Mode
 from sevkit.measure.digests import Covers, Init, Vmm
@@ -289,6 +296,17 @@ class Source(Part):
         return self.origin["url"].split("\n") if "url" in self.origin else ()
 
 
+class BuildStage(Part):
+    """What shaped the result of one stage, but for what was fetched and other stages."""
+
+    version: Annotated[int, Field(description="Of the stage: another gives other bytes.")]
+    params: Annotated[Mapping[str, JsonValue], Field(description="Its choices.")]
+    inputs: Annotated[
+        Mapping[str, str],
+        Field(description="Files and folders of the project by role: fragment, patch, agent."),
+    ]
+
+
 class Build(Part):
     """How to build the image again; `sources` and `toolchain` say from and with what."""
 
@@ -304,6 +322,7 @@ class Build(Part):
         Literal["bwrap", "none"],
         Field(description="none: build steps could read the host and reach its network."),
     ]
+    stages: Annotated[Mapping[str, BuildStage], Field(description="What each stage rests on.")]
 
     def _shown(self) -> Mapping[str, object]:
         return {**dict(self), "variables": ()}  # which may have several lines, as in a recipe

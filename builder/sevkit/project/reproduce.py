@@ -26,7 +26,7 @@ from sevkit.project.project import Project
 from sevkit.recipe.model import FileSource, Recipe
 from sevkit.sources import Pin, SourceGoneError
 from sevkit.sources.pins import described, read_pins, self_pinned
-from sevkit.stage import Plan
+from sevkit.stage import Plan, changes
 from sevkit.store.store import Store
 from sevkit.toolchain import Toolchain, toolchain
 
@@ -88,8 +88,8 @@ def reproduce(
     locked_config = partial(project.locked_config, project.lock(recipe))
     pins = _pins(manifest, recipe, tools)
     plan = make_plan(recipe, project.library, pins, tools, locked_config)
-    other_inputs = list(_other_inputs(plan, manifest))
-    for line in other_inputs:
+    differing = list(other_inputs(plan, manifest))
+    for line in differing:
         project.listener(Notice(line))
     with project.store.scratch() as scratch:
         again = replace(
@@ -118,7 +118,7 @@ def reproduce(
         answer = Reproduction(
             image=image,
             files=files,
-            other_inputs=other_inputs,
+            other_inputs=differing,
             causes=[] if is_same else list(_causes(image, made)),
             explanation="" if is_same else _diffoscope(image, made),
         )
@@ -180,38 +180,65 @@ def _share_sources(plan: Plan, old: Store, new: Store, draft: Path) -> None:
         new.add_blob(draft, reference)
 
 
-def _other_inputs(plan: Plan, manifest: Manifest) -> Iterator[str]:
-    """What a build of `plan` would have in its manifest and this one has not."""
+def other_inputs(plan: Plan, manifest: Manifest) -> Iterator[str]:
+    """What a build of `plan` would rest on and the image of `manifest` does not, a line each."""
     stage = plan.stage("image")
     if build_id(stage) == manifest.build_id:
         return
     yield f"this is not what {manifest.name} {manifest.build_id} was built from:"
-    params: Mapping[str, Any] = stage.params
+    named = [*_other_facts(stage.params, manifest), *_other_stages(stage.params, manifest)]
+    yield from named or ["what the agent needs, or how sevkit makes an image, is another"]
+
+
+def _other_facts(params: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
     stated = manifest.model_dump(mode="json")
     for part in ("version", "summary", "variant", "cmdline", "toolchain"):
         if params[part] != stated[part]:
             yield f"{part}: {_text(stated[part])} → {_text(params[part])}"
+    modes = [mode for mode, facts in manifest.launch.modes.items() if facts.asked]
+    launch = {**stated["launch"], "modes": sorted(modes)}
+    for part, value in {**params["launch"], "modes": sorted(params["launch"]["modes"])}.items():
+        if value != launch[part]:
+            yield f"launch.{part}: {_text(launch[part])} → {_text(value)}"
     before = {(row.source, row.name): row.reference for row in manifest.sources}
     after = {(row["source"], row["name"]): row["reference"] for row in params["sources"]}
     for source, name in sorted(before.keys() | after.keys()):
         key = (source, name)
         if before.get(key) != after.get(key):
             yield f"sources: {source}: {name} is another one"
-    patches = {patch.name: patch.sha256 for patch in manifest.kernel.patches}
-    kernel = plan.stage("kernel").inputs
-    planned = {
-        role.rpartition("/")[2]: reference.partition(":")[2]
-        for role, reference in kernel.items()
-        if role.endswith(".patch")
-    }
-    for patch in sorted(patches.keys() | planned.keys()):
-        if patches.get(patch) != planned.get(patch):
-            yield f"kernel: patch {patch} is another one"
+
+
+def _other_stages(params: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    before = {name: row.model_dump() for name, row in manifest.build.stages.items()}
+    after: Mapping[str, Any] = params["build"]["stages"]
+    for stage in sorted(before.keys() | after.keys()):
+        if stage not in before or stage not in after:
+            yield f"{stage}: is {'new' if stage in after else 'gone'}"
+            continue
+        old, new = before[stage], after[stage]
+        if old["version"] != new["version"]:
+            yield f"{stage}: sevkit makes it in another way"
+        yield from (f"{stage}: {role} {what}" for role, what in _files(old, new))
+        yield from (f"{stage}: {line}" for line in changes(old["params"], new["params"], str))
+
+
+def _files(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The files of the project that two records of a stage do not share, and how so."""
+    before, after = old["inputs"], new["inputs"]
+    for role in sorted(before.keys() | after.keys()):
+        if role not in before:
+            yield role, "is new"
+        elif role not in after:
+            yield role, "is gone"
+        elif before[role] != after[role]:
+            yield role, "is another one"
 
 
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(str(text) for text in value.values())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(value)
 
 

@@ -74,6 +74,7 @@ def plan_image(planner: Planner) -> Stage:
             "variables": dict(recipe.vars),
             "toolchain": planner.toolchain.name,
             "sandbox": planner.toolchain.sandbox,
+            "stages": planner.recorded(),
         },
     }
     if recipe.firmware.licence is not None:
