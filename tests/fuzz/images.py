@@ -16,8 +16,9 @@ from xml.etree import ElementTree
 
 from export_samples import hashed_image
 from image_samples import image as made_image
+from test_rootfs_contents import contents
 
-from sevkit.errors import SevkitError
+from sevkit.errors import RecipeError, SevkitError
 from sevkit.exports import FORMATS, MODES, exported, subject_of
 from sevkit.exports.qemu import arguments
 from sevkit.exports.subject import Subject
@@ -25,6 +26,8 @@ from sevkit.image.diff import differences
 from sevkit.image.manifest import MANIFEST, SUMS, load, verify
 from sevkit.image.measured import measurement_differences
 from sevkit.image.sbom import sbom_text
+from sevkit.printable import printable
+from sevkit.rootfs.contents import read_contents, why
 
 
 def with_images(folder: Path) -> None:
@@ -79,6 +82,19 @@ def take_sums(data: bytes, folder: Path) -> None:
     _write(image / SUMS, data)
     "\n".join(verify(image)).encode()
     load(image)
+
+
+def contents_seed() -> bytes:
+    """An account of an initramfs with each kind of path."""
+    return json.dumps(contents()).encode()
+
+
+def take_contents(data: bytes, _: Path) -> None:
+    """Ask an account for each of its paths, and for one that is none."""
+    found = read_contents(data, "contents.json")
+    for path in [*(row["path"] for row in found["paths"]), "/lib/../libcap", "/"]:
+        with suppress(RecipeError):
+            printable("\n".join(why(found, path))).encode()
 
 
 def _check(format_name: str, content: bytes, subject: Subject) -> None:

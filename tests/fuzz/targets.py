@@ -673,6 +673,7 @@ def _targets() -> list[Target]:
             [b"  ", b" *", b"\\", b"\r\n", b"0" * 64, b"../x", b"manifest.json\n"],
             prepare=images.with_images,
         ),
+        Target("contents", images.take_contents, [images.contents_seed()], is_json=True),
         Target("cpio-write", _cpio_write, [b"seed"]),
         Target(
             "cpio-read",

@@ -20,7 +20,7 @@ from test_measure_id_block import write_key
 from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.image.diff import differences
-from sevkit.image.manifest import load, text_of, write_sums
+from sevkit.image.manifest import describe_file, load, text_of, write_sums
 from sevkit.image.measured import measure_image, measurement_differences, wanted_of
 from sevkit.image.shape import Manifest, Role
 from sevkit.measure.digests import Boot, measure
@@ -243,9 +243,49 @@ def other_patch(bench: Bench) -> None:
 
 def other_file(bench: Bench) -> None:
     row = {"path": "/usr/bin/other", "type": "file", "sha256": "1" * 64, "origin": "package"}
-    owner = {"package": "crun", "version": "1.8"}
+    owner = {"package": "crun", "version": "1.8", "mode": "0755", "chain": ["/usr/bin/other"]}
     path = bench.folder / "stage-initramfs" / "contents.json"
     edit_json(path, lambda contents: contents["paths"].append({**row, **owner}))
+
+
+def test_names_in_an_image_are_no_commands_for_the_terminal(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"path": "/a\x1b]0;x\nb", "type": "file", "mode": "0644", "origin": "recipe"}
+
+    def odd(bench: Bench) -> None:
+        path = bench.folder / "stage-initramfs" / "contents.json"
+        edit_json(path, lambda contents: contents["paths"].append({**row, "chain": ["\x1b"]}))
+
+    made = image(tmp_path / "odd", odd)
+    for words in (["diff", good, made], ["why", row["path"], "--image", made]):
+        _, text = printed(capsys, words)
+        assert r"/a\x1b]0;x\nb" in text
+        assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"paths": [{"path": "/init"}]}'])
+def test_an_image_whose_account_is_none_is_explained_by_neither_verb(
+    good: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(good, evil)
+    assert run(["why", "/nothing", "--image", str(good)]) == 2
+    (evil / "contents.json").write_text(content)
+    assert run(["why", "/init", "--image", str(evil)]) == 1
+    assert "contents.json is not the contents of this image" in capsys.readouterr().err
+    files = {**load(evil).files, "contents": describe_file(evil / "contents.json")}
+    with_manifest(evil, files=files)
+    for words in (["why", "/init", "--image", evil], ["diff", good, evil]):
+        assert run([*map(str, words)]) == 1
+        assert "contents.json is no account of an initramfs" in capsys.readouterr().err
+    with_manifest(evil, files={role: one for role, one in files.items() if role != "contents"})
+    (evil / "contents.json").unlink()
+    (evil / "SHA256SUMS").unlink()
+    write_sums(evil)
+    for words in (["why", "/init", "--image", evil], ["diff", good, evil]):
+        assert run([*map(str, words)]) == 1
+        assert "has no file contents" in capsys.readouterr().err
 
 
 def other_firmware(bench: Bench) -> None:

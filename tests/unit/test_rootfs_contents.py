@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The account: what is missing from it, the budget, and the answers of `sevkit why`."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from sevkit.errors import BuildError, RecipeError
-from sevkit.rootfs.contents import Package, Row, account, check_budget, why
+from sevkit.errors import BuildError, ImageError, RecipeError
+from sevkit.rootfs.contents import Package, Row, account, check_budget, read_contents, why
 from sevkit.rootfs.copyright import Licences, read_copyright, spdx
 
 CRUN = Package(name="crun", version="1.8", source="crun", licence="GPL-2.0-or-later")
@@ -65,6 +67,43 @@ PACKAGES = {"crun": CRUN, "libcap2": CAP}
 
 def contents(**fields: int) -> dict[str, Any]:
     return account(ROWS, PACKAGES, **{"archive_bytes": 6 << 20, "max_bytes": 14 << 20} | fields)
+
+
+def test_an_account_is_read_as_it_was_written() -> None:
+    made = json.loads(json.dumps(contents()))
+    assert read_contents(json.dumps(made).encode(), "contents.json") == made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: made.pop("paths"),
+        lambda made: made.update(paths={}),
+        lambda made: made["paths"].append([]),
+        lambda made: made["paths"].append(made["paths"][0]),
+        lambda made: made["paths"][0].pop("type"),
+        lambda made: made["paths"][0].update(type="door"),
+        lambda made: made["paths"][0].pop("mode"),
+        lambda made: made["paths"][0].update(size="9"),
+        lambda made: made["paths"][0].update(chain=[]),
+        lambda made: made["paths"][0].update(chain=[1]),
+        lambda made: made["paths"][0].update(path="x"),
+        lambda made: made["paths"][0].update(package="crun"),
+        lambda made: made["paths"][0].update(target="x"),
+        lambda made: made["paths"][0].pop("origin"),
+    ],
+)
+def test_what_is_no_account_is_refused(change: Callable[[Any], Any]) -> None:
+    made = json.loads(json.dumps(contents()))
+    change(made)
+    with pytest.raises(ImageError, match=r"contents\.json is no account of an initramfs"):
+        read_contents(json.dumps(made).encode(), "contents.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"1", b"[" * 100_000, b"\xff"])
+def test_what_is_no_json_object_is_no_account(data: bytes) -> None:
+    with pytest.raises(ImageError, match="is no account"):
+        read_contents(data, "contents.json")
 
 
 def test_packages_are_charged_once_for_a_hard_linked_file() -> None:

@@ -9,6 +9,7 @@ import click
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, json_option, main, say_json, shown
 from sevkit.cli.words import images
 from sevkit.errors import ImageError, RecipeError
+from sevkit.printable import printable
 
 
 @main.command()
@@ -22,11 +23,14 @@ from sevkit.errors import ImageError, RecipeError
 @click.pass_obj
 def why(place: Place, path: str, image: str) -> None:
     """Say what brought PATH into the initramfs: digest, package, licence, chain."""
+    from sevkit.image.manifest import load, read_published
+    from sevkit.rootfs.contents import read_contents
     from sevkit.rootfs.contents import why as explain
 
-    contents = json.loads((place.image(image) / "contents.json").read_bytes())
-    for line in explain(contents, path):
-        click.echo(line)
+    folder = place.image(image)
+    data = read_published(folder, load(folder), "contents")
+    for line in explain(read_contents(data, str(folder / "contents.json")), path):
+        click.echo(printable(line))
 
 
 @main.command()

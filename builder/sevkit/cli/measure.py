@@ -13,6 +13,7 @@ from sevkit.cli.words import images
 from sevkit.errors import RecipeError
 from sevkit.firmware.ovmf import Mode
 from sevkit.measure.digests import CPUS, INITS, Init, Vmm
+from sevkit.printable import printable
 
 if TYPE_CHECKING:
     from sevkit.measure.digests import Measurement
@@ -184,7 +185,7 @@ def diff(place: Place, old: str, new: str, as_json: bool) -> int:
         click.echo(json.dumps([each.record() for each in found], indent=2))
     else:
         for each in found:
-            click.echo(str(each))
+            click.echo(printable(str(each)))
         if not found:
             click.echo(f"{shown(before)} and {shown(after)}: no difference")
     return THE_ANSWER_IS_NO if found else 0

@@ -6,7 +6,6 @@ firmware, the version of a source. Compares what was published and builds nothin
 """
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -16,9 +15,10 @@ from typing import Any
 from sevkit.errors import ImageError
 from sevkit.firmware.modules import described, modules
 from sevkit.firmware.volumes import volumes
-from sevkit.image.manifest import File, Manifest, Role, load, verify
+from sevkit.image.manifest import File, Manifest, Role, load, read_published, verify
 from sevkit.image.shape import FirmwareBuild
 from sevkit.kconfig.dotconfig import values_of
+from sevkit.rootfs.contents import read_contents
 
 _VOLUMES = {
     "48db5e17-707c-472d-91cd-1613e7ef51b0": "FVMAIN_COMPACT (the compressed rest)",
@@ -82,10 +82,10 @@ class _Image:
             raise ImageError(f"{folder} is not as published", why="\n".join(problems))
 
     def read(self, role: Role) -> bytes:
-        return (self.folder / self.manifest.files[role].path).read_bytes()
+        return read_published(self.folder, self.manifest, role)
 
     def paths(self) -> dict[str, Mapping[str, Any]]:
-        contents = json.loads(self.read("contents"))
+        contents = read_contents(self.read("contents"), str(self.folder / "contents.json"))
         return {row["path"]: row for row in contents["paths"]}
 
     def symbols(self) -> dict[str, str]:

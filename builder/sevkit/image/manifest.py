@@ -30,7 +30,7 @@ __all__ = [
     "describe_file",
     "explained",
     "load",
-    "read_file",
+    "read_published",
     "schema",
     "text_of",
     "verify",
@@ -71,10 +71,33 @@ def describe_file(path: Path) -> File:
     return File(path=path.name, size=size, **digests)
 
 
-def read_file(path: Path, most_bytes: int) -> bytes:
-    """The bytes of a file, and at most `most_bytes` of them. Raises `OSError`, for a link too."""
-    with _open(path) as file:
-        return bytes(file.read(most_bytes))
+def read_published(folder: Path, manifest: Manifest, role: Role) -> bytes:
+    """The bytes of an image's file, read once and as the manifest says.
+
+    Raises `ImageError` when they are others, and when the image has no such file.
+    """
+    file = manifest.files.get(role)
+    if file is None:
+        raise ImageError(f"{folder} has no file {role}", hint="build the image again")
+    path = folder / file.path
+    try:
+        with _open(path) as stream:
+            data = bytes(stream.read(file.size + 1))
+    except OSError as error:
+        raise ImageError(
+            f"{path} can't be read", why=str(error.strerror), hint="get the image again"
+        ) from error
+    found = describe(file.path, data)
+    if found != file:
+        is_longer = found.size > file.size
+        raise ImageError(
+            f"{path} is not the {role} of this image",
+            why=f"it has more than the {file.size} bytes that {MANIFEST} says"
+            if is_longer
+            else f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}",
+            hint="it was replaced after the build: restore it, or build the image again",
+        )
+    return data
 
 
 def describe(name: str, data: bytes) -> File:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sevkit.errors import ImageError, RecipeError
 from sevkit.image.claims import contradictions
 from sevkit.image.cmdline import full_cmdline
-from sevkit.image.manifest import MANIFEST, Role, describe, read_file
+from sevkit.image.manifest import MANIFEST, Role, read_published
 from sevkit.image.shape import Manifest
 from sevkit.measure.digests import Boot, Measurement, Wanted, measure
 
@@ -108,26 +108,6 @@ def _titled(rows: Mapping[Measurement, Measurement], key: Measurement) -> str:
 
 def _checked(folder: Path, manifest: Manifest) -> dict[Role, bytes]:
     """Role → bytes of the files that are measured, read once and as the manifest says."""
-    made: dict[Role, bytes] = {}
-    for role in _MEASURED:
-        file = manifest.files.get(role)
-        if file is None:
-            continue
-        path = folder / file.path
-        try:
-            made[role] = read_file(path, file.size + 1)
-        except OSError as error:
-            raise ImageError(
-                f"{path} can't be read", why=str(error.strerror), hint="get the image again"
-            ) from error
-        found = describe(file.path, made[role])
-        if found != file:
-            is_longer = found.size > file.size
-            raise ImageError(
-                f"{path} is not the {role} of this image",
-                why=f"it has more than the {file.size} bytes that {MANIFEST} says"
-                if is_longer
-                else f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}",
-                hint="it was replaced after the build: restore it, or build the image again",
-            )
-    return made
+    return {
+        role: read_published(folder, manifest, role) for role in _MEASURED if role in manifest.files
+    }

@@ -6,12 +6,15 @@ path accounted for, does it all fit the budget, why is this path here. It never 
 """
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sevkit.errors import BuildError, RecipeError
+from pydantic import TypeAdapter, ValidationError
+
+from sevkit.errors import BuildError, ImageError, RecipeError
 
 SCHEMA = 1
 _MOST_SYMLINKS = 40
@@ -84,11 +87,12 @@ def account(
         "max_bytes": max_bytes,
         "packages": [asdict(packages[name]) | {"bytes": _bytes_of(ordered, name)} for name in used],
         "absent": list(absent),
-        "paths": [
-            {key: value for key, value in asdict(row).items() if value is not None}
-            for row in ordered
-        ],
+        "paths": [_plain(row) for row in ordered],
     }
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in asdict(row).items() if value is not None}
 
 
 def _is_accounted_for(row: Row, packages: Mapping[str, Package]) -> bool:
@@ -99,6 +103,42 @@ def _is_accounted_for(row: Row, packages: Mapping[str, Package]) -> bool:
 
 def _bytes_of(rows: Iterable[Row], package: str) -> int:
     return sum(row.size or 0 for row in rows if row.package == package and row.same_as is None)
+
+
+def read_contents(data: bytes, name: str) -> dict[str, Any]:
+    """What `account` made, from the bytes of the file `name`; its paths are known to be `Row`s.
+
+    Raises `ImageError` for anything else.
+    """
+    try:
+        contents = json.loads(data)
+        rows = TypeAdapter(list[Row]).validate_json(json.dumps(contents["paths"]), strict=True)
+        _check_rows(rows)
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_input=False)[0]
+            why = f"paths.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ImageError(
+            f"{name} is no account of an initramfs", why=why, hint="build the image again"
+        ) from error
+    return {**contents, "paths": [_plain(row) for row in rows]}
+
+
+def _check_rows(rows: Sequence[Row]) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if not row.path.startswith("/") or row.path in seen:
+            raise ValueError(f"{row.path!r} is no path of its own")
+        if (
+            not row.chain
+            or row.origin is None
+            or (row.type == "symlink") != (row.target is not None)
+        ):
+            raise ValueError(f"{row.path!r} lacks its chain, origin or target")
+        if (row.package is None) != (row.version is None):
+            raise ValueError(f"{row.path!r} has a package without version")
+        seen.add(row.path)
 
 
 def check_budget(contents: Mapping[str, Any]) -> None:
