@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
-from export_samples import hashed_image
-from image_samples import image as made_image
+import image_samples
+from test_firmware_verifier import CHECKS
 from test_rootfs_contents import contents
 
 from sevkit.errors import RecipeError, SevkitError
@@ -31,41 +31,50 @@ from sevkit.rootfs.contents import read_contents, why
 
 
 def with_images(folder: Path) -> None:
-    """An image to change, and the same to compare with."""
+    """Images to change, and the same to compare with."""
     for name in ("changed", "other"):
-        (folder / name).mkdir()
-        made_image(folder / name)
+        _images(folder / name)
+
+
+def _images(folder: Path) -> list[Path]:
+    """One whose firmware takes no hashes, one whose firmware checks them."""
+    for kind in ("plain", "measured"):
+        (folder / kind).mkdir(parents=True)
+    return [
+        image_samples.image(folder / "plain"),
+        image_samples.measured_image(folder / "measured", CHECKS),
+    ]
 
 
 def manifest_seeds() -> list[bytes]:
-    """The manifest of that image, and one as if its firmware checked hashes."""
+    """The manifests of those images."""
     with TemporaryDirectory() as name:
-        plain = made_image(Path(name))
-        hashed = hashed_image(plain, Path(name) / "hashed")
-        return [(one / MANIFEST).read_bytes() for one in (plain, hashed)]
+        return [(each / MANIFEST).read_bytes() for each in _images(Path(name))]
 
 
 def sums_seed() -> bytes:
-    """SHA256SUMS of that image."""
+    """SHA256SUMS of the first."""
     with TemporaryDirectory() as name:
-        return (made_image(Path(name)) / SUMS).read_bytes()
+        return (_images(Path(name))[0] / SUMS).read_bytes()
 
 
 def take_manifest(data: bytes, folder: Path) -> None:
     """Load, verify, measure, compare and export an image that says `data`."""
-    image = folder / "changed" / "image"
+    is_measured = hashlib.sha256(CHECKS).hexdigest().encode() in data
+    place = Path("measured" if is_measured else "plain", "image")
+    image, other = folder / "changed" / place, folder / "other" / place
     with suppress(ValueError, RecursionError):
         text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         data = text.encode("utf-8", "surrogatepass")
     _write(image / MANIFEST, data)
-    sums = (folder / "other" / "image" / SUMS).read_text().splitlines(keepends=True)
+    sums = (other / SUMS).read_text().splitlines(keepends=True)
     others = [line for line in sums if not line.endswith(f" {MANIFEST}\n")]
     line = f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
     _write(image / SUMS, "".join(sorted([*others, line], key=lambda one: one[66:])).encode())
     manifest = load(image)
     told = [*verify(image), *measurement_differences(image, manifest), *manifest.remarks()]
     with suppress(SevkitError):
-        told += map(str, differences(folder / "other" / "image", image))
+        told += map(str, differences(other, image))
     sbom_text(manifest, {"paths": [], "packages": []}).encode()
     "\n".join(told).encode()
     for mode in MODES:
@@ -78,7 +87,7 @@ def take_manifest(data: bytes, folder: Path) -> None:
 
 def take_sums(data: bytes, folder: Path) -> None:
     """Verify and load an image whose SHA256SUMS is `data`."""
-    image = folder / "changed" / "image"
+    image = folder / "changed" / "plain" / "image"
     _write(image / SUMS, data)
     "\n".join(verify(image)).encode()
     load(image)

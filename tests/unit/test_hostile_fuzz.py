@@ -84,6 +84,72 @@ def test_a_crash_would_be_kept_and_reported(tmp_path: Path) -> None:
     assert "snp-report: refused\n" in fuzz("snp-report", "--again", kept)
 
 
+BEYOND_A_LIMIT = """
+import ctypes, dataclasses, sys, time
+from tests.fuzz import __main__ as runner, trial
+from sevkit.errors import SevkitError
+
+trial._MOST_SECONDS = 0.3
+
+def waits():
+    while True:
+        pass
+
+def catches():
+    try:
+        waits()
+    except Exception:
+        raise SevkitError("it went wrong")
+
+def called_from_c():
+    back = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    numbers = (ctypes.c_int * 2)(2, 1)
+    def compare(*_):
+        until = time.monotonic() + 0.6
+        while time.monotonic() < until:
+            pass
+        return 0
+    ctypes.CDLL(None).qsort(numbers, 2, 4, back(compare))
+
+def wants_memory():
+    try:
+        bytearray(4 << 30)
+    except MemoryError as error:
+        raise SevkitError("it went wrong") from error
+
+def refuses():
+    raise SevkitError("it is none")
+
+reader = globals()[sys.argv.pop(1)]
+target = dataclasses.replace(runner.TARGETS["snp-report"], run=lambda *_: reader())
+runner.TARGETS["snp-report"] = target
+sys.exit(runner.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("reader", "told"),
+    [
+        ("waits", "more than 0.3 seconds"),
+        ("catches", "more than 0.3 seconds"),
+        ("called_from_c", "answered only after 0.3 seconds"),
+        ("wants_memory", "MemoryError"),
+        ("refuses", ""),
+    ],
+)
+def test_no_reader_hides_that_it_went_beyond_a_limit(
+    reader: str, told: str, tmp_path: Path
+) -> None:
+    words = ["snp-report", "--runs", "2", "--crashes", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-c", BEYOND_A_LIMIT, reader, *words],
+        cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == bool(told), done.stdout + done.stderr
+    assert told in done.stdout
+    assert f"snp-report: 2 runs, {2 if told else 0} crashes" in done.stdout
+
+
 GUIDED = """
 import dataclasses, sys
 import atheris

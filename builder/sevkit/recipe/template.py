@@ -8,7 +8,7 @@ comparisons, conditions, joining, and a few filters. No calls, loops, attributes
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sevkit.errors import RecipeError
@@ -34,6 +34,11 @@ _ALLOWED = (
     nodes.Template,
     nodes.TemplateData,
 )
+_WRONG = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError),
+    *(SyntaxError, TypeError, ValueError),
+)
+"""What an expression over strings can do wrong."""
 _WORDS = {
     "add": "+",
     "sub": "-",
@@ -106,7 +111,7 @@ class Templates:
             raise RecipeError(f"the template is wrong: {error.message}") from error
         except RecursionError as error:
             raise RecipeError("the template is nested too deeply") from error
-        except Exception as error:  # whatever an expression over strings can do wrong
+        except _WRONG as error:
             raise RecipeError(f"the template can't be rendered: {error}") from error
         if len(rendered) > _RESULT_CHARACTERS:
             raise RecipeError(f"the template gives more than {_RESULT_CHARACTERS} characters")
