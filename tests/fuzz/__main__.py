@@ -10,7 +10,6 @@ From the root of the repository. Run N of a target is the same on every host and
 
 import argparse
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ from random import Random
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "unit")]
 
+from .files import scratch  # noqa: E402
 from .mutation import mutated, mutated_json  # noqa: E402
 from .targets import TARGETS, Target  # noqa: E402
 from .trial import Crashes, limit_this_process, memory_mib, tried  # noqa: E402
@@ -36,7 +36,7 @@ def _fuzz(target: Target, arguments: argparse.Namespace, folder: Path) -> int:
     """The number of crashes."""
     crashes = Crashes(target, arguments.crashes)
     slowest, started, ways = 0.0, time.monotonic(), Counter[str]()
-    for number in range(arguments.first, arguments.first + arguments.runs):
+    for number in range(arguments.first, arguments.first + arguments.runs // target.costs):
         before = time.monotonic()
         if before - started > arguments.seconds:
             break
@@ -82,7 +82,7 @@ def main() -> int:
     crashes = 0
     for name in names:
         target = TARGETS[name]
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch() as folder:
             target.prepare(Path(folder))
             if arguments.starts:
                 crashes += _start(target, Path(folder))

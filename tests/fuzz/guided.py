@@ -10,7 +10,6 @@ FOLDER, and taken up from there the next time.
 import argparse
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from random import Random
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 import atheris
 
+from .files import scratch
 from .mutation import MOST_BYTES, mutated, mutated_json
 from .trial import Crashes, limit_this_process, memory_mib, tried
 
@@ -78,7 +78,7 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     target = TARGETS[arguments.target]
     limit_this_process()
-    with tempfile.TemporaryDirectory() as name:
+    with scratch() as name:
         folder = Path(name) / "work"
         folder.mkdir()
         target.prepare(folder)

@@ -11,7 +11,6 @@ import shlex
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import image_samples
@@ -28,6 +27,8 @@ from sevkit.image.measured import measurement_differences
 from sevkit.image.sbom import sbom_text
 from sevkit.printable import printable
 from sevkit.rootfs.contents import read_contents, why
+
+from .files import put, scratch
 
 
 def with_images(folder: Path) -> None:
@@ -48,13 +49,13 @@ def _images(folder: Path) -> list[Path]:
 
 def manifest_seeds() -> list[bytes]:
     """The manifests of those images."""
-    with TemporaryDirectory() as name:
+    with scratch() as name:
         return [(each / MANIFEST).read_bytes() for each in _images(Path(name))]
 
 
 def sums_seed() -> bytes:
     """SHA256SUMS of the first."""
-    with TemporaryDirectory() as name:
+    with scratch() as name:
         return (_images(Path(name))[0] / SUMS).read_bytes()
 
 
@@ -66,11 +67,11 @@ def take_manifest(data: bytes, folder: Path) -> None:
     with suppress(ValueError, RecursionError):
         text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         data = text.encode("utf-8", "surrogatepass")
-    _write(image / MANIFEST, data)
+    put(image / MANIFEST, data)
     sums = (other / SUMS).read_text().splitlines(keepends=True)
     others = [line for line in sums if not line.endswith(f" {MANIFEST}\n")]
     line = f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
-    _write(image / SUMS, "".join(sorted([*others, line], key=lambda one: one[66:])).encode())
+    put(image / SUMS, "".join(sorted([*others, line], key=lambda one: one[66:])).encode())
     manifest = load(image)
     told = [*verify(image), *measurement_differences(image, manifest), *manifest.remarks()]
     with suppress(SevkitError):
@@ -88,7 +89,7 @@ def take_manifest(data: bytes, folder: Path) -> None:
 def take_sums(data: bytes, folder: Path) -> None:
     """Verify and load an image whose SHA256SUMS is `data`."""
     image = folder / "changed" / "plain" / "image"
-    _write(image / SUMS, data)
+    put(image / SUMS, data)
     "\n".join(verify(image)).encode()
     load(image)
 
@@ -125,8 +126,3 @@ def _check(format_name: str, content: bytes, subject: Subject) -> None:
         assert tomllib.loads(text).keys() == {"hypervisor", "factory", "runtime"}
     else:
         json.loads(text)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)

@@ -21,8 +21,9 @@ from random import Random
 from typing import Any
 
 from elf_samples import LOADER, a_loader, an_elf
-from firmware_samples import firmware
+from firmware_samples import WITH_HASHES, firmware
 from recipe_samples import BASE, CHILD, Project
+from test_firmware_verifier import CHECKS
 
 from sevkit.archive import extract_member, unpack, unpack_deb
 from sevkit.errors import SevkitError
@@ -48,7 +49,8 @@ from sevkit.sources import url
 from sevkit.sources.pins import DebGroup, Pin, PinMemory
 from sevkit.toolchain import Toolchain
 
-from . import images, talk
+from . import images, patching, recipes, talk
+from .files import put, scratch
 
 REAL_FIRMWARE = (
     Path(__file__).parents[2] / "output" / "sev-guest" / "latest" / "firmware.fd",
@@ -75,6 +77,8 @@ class Target:
     is_json: bool = False
     prepare: Callable[[Path], object] = _nothing
     refused: Sequence[bytes] = ()
+    costs: int = 1
+    """For how many runs one of it counts."""
     refusals: tuple[type[Exception], ...] = (SevkitError,)
 
     @property
@@ -84,9 +88,7 @@ class Target:
 
 
 def _kept(data: bytes, folder: Path, name: str = "input") -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
+    return put(folder / name, data)
 
 
 def _emptied(folder: Path, name: str = "out") -> Path:
@@ -100,8 +102,7 @@ def _emptied(folder: Path, name: str = "out") -> Path:
 
 
 def _recipe(data: bytes, folder: Path) -> None:
-    path = folder / "recipes" / "fuzz.toml"
-    path.write_bytes(data)
+    put(folder / "recipes" / "fuzz.toml", data)
     try:
         Project.load(_PROJECTS[folder], "fuzz").model_dump_json()
     except SevkitError as error:
@@ -221,8 +222,8 @@ def _tar_seed(form: int) -> bytes:
 def _zip_seed() -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("d/file", "content" * 100)
-        archive.writestr("other", "x")
+        for name, text in (("d/file", "content" * 100), ("other", "x")):
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED, 0)
     return made.getvalue()
 
 
@@ -236,16 +237,22 @@ def _ar(*members: tuple[str, bytes]) -> bytes:
     return b"!<arch>\n" + body
 
 
-def _deb_seed() -> bytes:
+def _packed(data: bytes) -> bytes:
+    """gzip's form without its compression, which is another in another version of zlib."""
+    return gzip.compress(data, 0, mtime=0)
+
+
+def _deb_seed(suffix: str, pack: Callable[[bytes], bytes]) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
         info = tarfile.TarInfo("./control")
         text = b"Package: p\nVersion: 1\nArchitecture: amd64\n"
         info.size = len(text)
         tar.addfile(info, io.BytesIO(text))
-    control = gzip.compress(made.getvalue(), mtime=0)
-    data = gzip.compress(_tar_seed(tarfile.GNU_FORMAT), mtime=0)
-    return _ar(("debian-binary", b"2.0\n"), ("control.tar.gz", control), ("data.tar.gz", data))
+    control, data = pack(made.getvalue()), pack(_tar_seed(tarfile.GNU_FORMAT))
+    return _ar(
+        ("debian-binary", b"2.0\n"), (f"control.tar{suffix}", control), (f"data.tar{suffix}", data)
+    )
 
 
 def _unpack(data: bytes, folder: Path) -> None:
@@ -275,13 +282,15 @@ def _elf(data: bytes, _: Path) -> None:
     _ = elf.exports, elf.imports
 
 
+def _with_loader(folder: Path) -> None:
+    for name in ("bin", "lib/x86_64-linux-gnu", LOADER.rpartition("/")[0].lstrip("/")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / LOADER.lstrip("/")).write_bytes(a_loader())
+
+
 def _loader(data: bytes, folder: Path) -> None:
     for name in ("bin/program", "lib/x86_64-linux-gnu/libone.so.1"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    loader = folder / LOADER.lstrip("/")
-    loader.parent.mkdir(parents=True, exist_ok=True)
-    loader.write_bytes(a_loader())
+        put(folder / name, data)
     closure(FolderTree(folder, {}), ["/bin/program"])
 
 
@@ -384,7 +393,7 @@ _DOCKER = {
 
 
 def _docker_seed() -> bytes:
-    layer = gzip.compress(b"layer" * 300, mtime=0)
+    layer = _packed(b"layer" * 300)
     ids = [f"sha256:{hashlib.sha256(b'layer' * 300).hexdigest()}"]
     config = {"architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ids}}
     manifest = [{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["l.tar"]}]
@@ -499,15 +508,13 @@ def _pins(data: bytes, folder: Path) -> None:
         data = json.dumps(record).encode()
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    path.write_bytes(data)
+    put(path, data)
     for pin in memory.recall(_GROUP) or ():
         json.dumps([pin.name, pin.reference, pin.size, dict(pin.origin)]).encode()
 
 
 def _pins_seed() -> bytes:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
+    with scratch() as folder:
         memory = PinMemory(Path(folder))
         memory.remember(_GROUP, [_pin("linux"), _pin("linux-headers")])
         return memory._path(_GROUP).read_bytes()
@@ -519,7 +526,7 @@ def _lock(data: bytes, folder: Path) -> None:
     try:
         lock = read_lock(path, "child", "sevkit lock child")
     except SevkitError:
-        path.write_text(json.dumps(json.loads(data), indent=1, sort_keys=True) + "\n")
+        put(path, json.dumps(json.loads(data), indent=1, sort_keys=True).encode() + b"\n")
         lock = read_lock(path, "child", "sevkit lock child")
     assert lock is not None
     project = _PROJECTS[folder]
@@ -562,9 +569,7 @@ def _with_lockable_project(folder: Path) -> None:
 
 
 def _lock_seed() -> bytes:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
+    with scratch() as folder:
         recipe = Project(Path(folder)).child(_WITH_MEMBERS)
     lock = Lock(Path("child.lock"), "child")
     for name, request in requests(recipe, _TOOLCHAIN).items():
@@ -649,6 +654,7 @@ def _targets() -> list[Target]:
     report = bytes(1184)
     return [
         Target("recipe", _recipe, [BASE.encode(), CHILD.encode()], words, prepare=_with_project),
+        Target("recipe-values", recipes.take, recipes.seeds(), is_json=True, costs=5),
         Target(
             "template",
             _template,
@@ -684,25 +690,41 @@ def _targets() -> list[Target]:
         Target(
             "archive",
             _unpack,
-            [*tars, gzip.compress(tars[0], mtime=0)],
+            [*tars, _packed(tars[0])],
             archive,
             refused=[_cpio_seed(_NODE)],
         ),
-        Target("deb", _deb, [_deb_seed()], [b"data.tar", b"control.tar.xz", b"`\n", b"9999999999"]),
+        Target(
+            "deb",
+            _deb,
+            [_deb_seed("", bytes), _deb_seed(".gz", _packed)],
+            [b"data.tar", b"control.tar.xz", b"`\n", b"9999999999"],
+        ),
         Target("elf", _elf, [elf, a_loader()]),
         Target(
             "loader",
             _loader,
             [whole, f"#!{LOADER} -x\n".encode()],
             [b"#!", b"/bin/program\n"],
+            prepare=_with_loader,
             refused=[elf, b"#!/bin/program -x\n"],
         ),
-        Target("firmware", _firmware, [firmware(code_bytes=16384), firmware(sections=None)]),
+        Target(
+            "firmware",
+            _firmware,
+            [
+                firmware(code_bytes=16384),
+                firmware(sections=None),
+                CHECKS,
+                firmware(hashes=(0x810C00, 0x400), sections=WITH_HASHES, code_bytes=16384),
+            ],
+        ),
         *([Target("real-firmware", _firmware, real)] if (real := _real_firmware()) else []),
         Target(
             "series", _series, [b"# text\none.patch -p1\n"], [b"../", b" -p", b"/", b"#", b"\n"]
         ),
         Target("patch", _patch, [_PATCH, _GIT_PATCH], patch),
+        Target("apply", patching.take, [_PATCH, _GIT_PATCH], patch, costs=20),
         Target(
             "fragment",
             _fragment,

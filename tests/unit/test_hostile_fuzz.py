@@ -48,6 +48,32 @@ def test_every_reader_takes_what_mutations_start_from_as_it_should() -> None:
         assert re.search(rf"^{name} start 0: answered", told, re.M) or name == "real-firmware"
 
 
+INPUTS = """
+import hashlib, sys, time
+if sys.argv[1] == "later":
+    localtime = time.localtime
+    time.time = lambda: 2e9
+    time.localtime = lambda *_: localtime(2e9)
+from tests.fuzz import __main__ as runner
+for target in runner.TARGETS.values():
+    inputs = b"".join(runner._input(target, number) for number in range(len(target.starts) + 5))
+    print(target.name, hashlib.sha256(inputs).hexdigest())
+"""
+
+
+def test_a_run_has_the_same_input_at_another_time() -> None:
+    """The archives among the seeds took the date of the day."""
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", INPUTS, when],
+            cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=True,
+        ).stdout
+        for when in ("now", "later")
+    ]  # fmt: skip
+    assert told[0] == told[1]
+    assert told[0].count("\n") >= len(NAMES) - 1
+
+
 def test_a_start_that_is_taken_otherwise_would_be_reported() -> None:
     script = (
         "import sys; sys.argv[1:] = ['snp-report', '--starts']\n"
