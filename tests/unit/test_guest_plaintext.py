@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plaintext probe's page, its search, and its verdicts."""
 
-import ctypes
-import mmap
-import os
+import subprocess
+import sys
 
 import pytest
 
@@ -20,19 +19,35 @@ def test_the_page_is_that_of_splitmix64() -> None:
     assert page_of(SEED) != page_of(SEED + 1)
 
 
+HOLDER = """
+import ctypes, mmap, sys
+page, size = bytes.fromhex(sys.stdin.readline()), 4096
+memory = mmap.mmap(-1, 8 * size)
+memory[5 * size : 6 * size] = page
+memory[0 : size - 1] = page[:-1]
+memory[2 * size + 8 : 3 * size + 8] = page
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_page_in_memory_is_found_where_it_is_and_only_whole() -> None:
     page = page_of(SEED)
-    with mmap.mmap(-1, 8 * PAGE_BYTES) as memory:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        memory[5 * PAGE_BYTES : 6 * PAGE_BYTES] = page
-        memory[0 : PAGE_BYTES - 1] = page[:-1]
-        memory[2 * PAGE_BYTES + 8 : 3 * PAGE_BYTES + 8] = page
-        found, searched = search(os.getpid(), page)
-        in_memory = [place - address for place in found if 0 <= place - address < len(memory)]
-        assert in_memory == [5 * PAGE_BYTES]
-        assert searched > 1 << 20
-        other, _ = search(os.getpid(), page_of(SEED + 1))
-        assert [place for place in other if 0 <= place - address < len(memory)] == []
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdin.write(page.hex() + "\n")
+        holder.stdin.flush()
+        address = int(holder.stdout.readline())
+        found, searched = search(holder.pid, page)
+        other, _ = search(holder.pid, page_of(SEED + 1))
+        holder.stdin.close()
+    in_memory = [place - address for place in found if 0 <= place - address < 8 * PAGE_BYTES]
+    assert in_memory == [5 * PAGE_BYTES]
+    assert searched > 1 << 20
+    assert other == []
 
 
 def test_memory_that_may_not_be_read_is_the_hosts_fault() -> None:
