@@ -12,16 +12,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import another_clock
 import pytest
+from another_clock import CLOCK, need_libfaketime
 
 from sevkit.store.store import default_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 OTHER_USER = 23456
 WHOLE = os.environ.get("SEVKIT_MATRIX") == "whole"
 """`make matrix`: kernel and firmware too. Without it these, ten minutes of work, are taken over;
-test_kernel_build.py and test_firmware_build.py of tests/integration/ build small ones twice."""
+test_kernel_build.py and test_firmware_build.py of tests/integration/ build small ones twice, the
+second time under another path and clock and with more jobs."""
 NOISE = {
     "ARCH": "arm64",
     "CC": "false",
@@ -81,16 +83,19 @@ def take_results(image: Path, store: Path, target: Path) -> None:
                 shutil.copytree(entry, target / entry.relative_to(store))
 
 
-def elsewhere(image: Path, store: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def elsewhere(
+    image: Path, store: Path, folder: Path, project: Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
     """Run `sevkit reproduce` in other surroundings; what it built is in ``folder/kept``.
 
     Another path (and length), file system (tmpfs lists its files in another order than ext4),
     host name, locale, time zone, umask, number of jobs, environment, no network interface; the
-    clock 400 days ahead where libfaketime is; and, where this is root, another user.
+    clock 400 days ahead, in build steps too; and, where this is root, another user.
     """
+    need_libfaketime()
     chance = random.Random(20180101)
     for name in ("recipes", "kernel-configs", "patches", "agent"):
-        copied_in_another_order(REPOSITORY / name, folder / "project" / name, chance)
+        copied_in_another_order(project / name, folder / "project" / name, chance)
     shutil.copytree(image, folder / "image")
     take_sources(image, store, folder / "store")
     if not WHOLE:
@@ -99,19 +104,20 @@ def elsewhere(image: Path, store: Path, folder: Path) -> subprocess.CompletedPro
     place = folder / "disk"
     deep = place / ("a-rather-long-name-" * 2) / "and ünusual"
     place.mkdir()
-    clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+400d", "FAKETIME_DONT_RESET": "1"}
     environment = {
         **NOISE,
+        **CLOCK,
+        "PYTHONPATH": str(REPOSITORY / "builder"),
         "SEVKIT_STORE": str(place / "s"),
-        **(clock if FAKETIME.exists() else {}),
     }
     words = [f"{name}={value}" for name, value in environment.items()]
     user = f"setpriv --reuid {OTHER_USER} --regid {OTHER_USER} --clear-groups"
     command = shlex.join(
         [
             *(user.split() if os.geteuid() == 0 else []),
-            *("env", "-i", *words, sys.executable, "-m", "sevkit", "-C", str(deep / "project")),
-            *("reproduce", str(deep / "image"), "--offline", "--json", "-j", "3"),
+            *("env", "-i", *words, sys.executable, another_clock.__file__),
+            *("-C", str(deep / "project"), "reproduce", str(deep / "image"), "--offline"),
+            *("--json", "-j", str(len(os.sched_getaffinity(0)) + 1)),
             *([] if WHOLE else ["--reuse", "kernel", "--reuse", "firmware"]),
             *("--keep", str(folder / "kept-in" / "kept")),
         ]
@@ -158,6 +164,29 @@ def test_an_image_built_again_elsewhere_has_the_same_bytes(
     kept = open_folder / "kept-in" / "kept"
     for path in sev_guest.iterdir():
         assert (kept / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_agent_that_takes_in_the_date_is_noticed_elsewhere(
+    sevkit: Sevkit, sev_guest: Path, open_folder: Path, tmp_path: Path
+) -> None:
+    """What shows that the clock of build steps is another one: the year is the same all day."""
+    project = a_project(tmp_path)
+    makefile = project / "agent" / "Makefile"
+    year = "override CFLAGS_EXTRA += '-DYEAR=\"$(shell date +%Y)\"'\n"
+    makefile.write_text(year + makefile.read_text())
+    version = project / "agent" / "version.h"
+    text = version.read_text()
+    assert 'AGENT_VERSION "0' in text
+    version.write_text(text.replace('AGENT_VERSION "0', 'AGENT_VERSION YEAR "-0'))
+    built = sevkit("-C", project, "build", "sev-guest", "--ci")
+    assert built.returncode == 0, built.stderr
+    image = (project / "output" / "sev-guest" / "latest").resolve()
+    result = elsewhere(image, default_root(os.environ), open_folder, project)
+    assert result.returncode == 4, result.stdout + result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["other_inputs"] == []
+    assert answer["files"]["initramfs"] is not None
+    assert any("/init" in cause for cause in answer["causes"])
 
 
 def a_project(tmp_path: Path) -> Path:
