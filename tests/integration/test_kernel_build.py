@@ -195,12 +195,12 @@ def test_a_locked_configuration_is_compiled_as_it_is(
     left_open = 'CONFIG_DEFAULT_HOSTNAME="(none)"'
     assert left_open in config
     locked = tmp_path / "locked.config"
-    locked.write_text(config.replace(left_open, 'CONFIG_DEFAULT_HOSTNAME="locked"'))
+    locked.write_text(config.replace(left_open, 'CONFIG_DEFAULT_HOSTNAME="named-by-the-lock"'))
     inputs = {LOCKED_CONFIG: locked}
     made = kernel.build("locked", inputs, {}, "separate", leftovers=leftovers)
     assert (made / "config").read_bytes() == locked.read_bytes()
-    assert b"locked\0" in unpacked(made / "vmlinuz")
-    assert b"locked\0" not in unpacked(free / "vmlinuz")
+    assert b"named-by-the-lock\0" in unpacked(made / "vmlinuz")
+    assert b"named-by-the-lock\0" not in unpacked(free / "vmlinuz")
     asks = '\n# Another name.\nCONFIG_DEFAULT_HOSTNAME="asked"\n'
     with pytest.raises(RecipeError, match="DEFAULT_HOSTNAME"):
         kernel.build("against-the-fragments", inputs, {}, "separate", more=asks)
