@@ -135,6 +135,8 @@ def store(sevkit: Sevkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_toolchain_gives_the_same_bytes_on_another_release_of_debian(
     store: Path, debian_13: Path, tmp_path: Path
 ) -> None:
+    if "VERSION_CODENAME=trixie" in Path("/etc/os-release").read_text():
+        pytest.skip("this host is the other release itself: no two were compared")
     other = tmp_path / "other"
     for part in ("blobs", "pins"):
         shutil.copytree(store / part, other / part)
