@@ -3,11 +3,12 @@
 
 PYTHON ?= /usr/bin/python3
 RECIPE ?= sev-guest
+RUNS   ?= 100000
 VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup image test matrix check lint format types unit bench clean
+.PHONY: help setup image test matrix check lint format types unit fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ types:
 
 unit:
 	@$(BIN)/pytest -q -n auto tests/unit
+
+fuzz: setup ## give each reader 100 000 damaged inputs (RUNS=…), about half an hour on two cores
+	@PYTHONPATH=builder $(BIN)/python -m tests.fuzz all --runs $(RUNS) --jobs $$(nproc)
 
 bench: setup ## measure: build, no-op, initramfs, boot; ratios within one run
 	@$(BIN)/python benchmarks/all.py

@@ -9,6 +9,7 @@
     talk.py       … what a guest says, in frames and as JSON
     files.py      where inputs are put for readers of files
     trial.py      one input for one reader, and what counts as a crash
+    runs.py       many of them, in processes of their own
     __main__.py   the runner: python -m tests.fuzz TARGET --runs 100000
     guided.py     the same readers, led by what code an input reaches
 
