@@ -81,7 +81,7 @@ def facts(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "sources": (),
         "toolchain": {},
-        "build": {"variables": {}, "toolchain": "host", "sandbox": "bwrap"},
+        "build": {"variables": {}, "toolchain": "host", "sandbox": "bwrap", "stages": {}},
         "launch": {
             "modes": {
                 mode: {
