@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Firmware compiled from Debian's edk2: the default one, and a tiny platform of the same tree."""
+"""Firmware compiled from edk2: Debian's, a tiny platform of the same tree, and that from git."""
 
 import difflib
 import json
+import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping
@@ -105,7 +107,7 @@ class Firmware:
         for part in ("work", "out"):
             (place / part).mkdir(parents=True)
         patch = place / "tiny.patch"
-        patch.write_bytes((HEADER.format(name="Tiny") + self._diff(changed)).encode())
+        patch.write_bytes(self.patch(changed))
         inputs = {f"source/./{file}": path for file, path in self.archives.items()}
         inputs |= {"tools": self.tools, "patch/tiny.patch": patch}
         params: dict[str, Json] = {
@@ -134,8 +136,9 @@ class Firmware:
         build_edk2(stage, inputs, place / "out", run)
         return place / "out"
 
-    def _diff(self, changed: Texts) -> str:
-        lines: list[str] = []
+    def patch(self, changed: Texts) -> bytes:
+        """What makes the tree's files those of `changed`, for a series."""
+        lines = [HEADER.format(name="Tiny")]
         for path, text in changed.items():
             lines += difflib.unified_diff(
                 self.upstream[path].splitlines(keepends=True),
@@ -143,7 +146,7 @@ class Firmware:
                 f"a/{path}",
                 f"b/{path}",
             )
-        return "".join(lines)
+        return "".join(lines).encode()
 
     def tiny(self) -> dict[str, str]:
         """AmdSevX64 without PEI and DXE modules: compiled in seconds, and of no use."""
@@ -201,3 +204,117 @@ def test_a_file_that_does_not_compile_is_shown_with_the_compilers_words(
         firmware.build("broken", changed)
     assert caught.value.log is not None
     assert not list((firmware.folder / "broken" / "out").iterdir())
+
+
+# --- the same from git ---------------------------------------------------------------------
+
+FOLDERS = (
+    *("BaseTools", "CryptoPkg", "EmbeddedPkg", "MdeModulePkg", "MdePkg", "NetworkPkg", "OvmfPkg"),
+    *("PcAtChipsetPkg", "SecurityPkg", "ShellPkg", "SourceLevelDebugPkg", "UefiCpuPkg"),
+)
+NOT_TAKEN = (
+    "CryptoPkg/Library/OpensslLib/openssl",
+    "CryptoPkg/Library/MbedTlsLib/mbedtls",
+    "SecurityPkg/DeviceSecurity/SpdmLib/libspdm",
+)
+"""Submodules that the tiny platform does without."""
+BROTLI, MIPISYST = (
+    "MdeModulePkg/Library/BrotliCustomDecompressLib/brotli",
+    "MdePkg/Library/MipiSysTLib/mipisyst",
+)
+BASETOOLS_BROTLI = "BaseTools/Source/C/BrotliCompress/brotli"
+IDENTITY = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "A"), ("EMAIL", "a@example"), ("DATE", "1700000000 +0000"))
+}
+OF_GIT = """\
+schema = 1
+extends = "sev-guest"
+name = "of-git"
+
+[sources.tree]
+git = "file://{project}/edk2"
+commit = "{edk2}"
+
+[sources.brotli]
+git = "file://{project}/brotli"
+commit = "{brotli}"
+
+[sources.mipisyst]
+git = "file://{project}/mipisyst"
+commit = "{mipisyst}"
+
+[firmware]
+source = "tree"
+platform = "{platform}.dsc"
+patches = "tiny"
+defines = {{ FD_SIZE_1MB = "TRUE" }}
+submodules = {{ {submodules} }}
+
+[launch]
+measured = false
+modes = ["sev"]
+"""
+
+
+def commit(repository: Path, *gitlinks: tuple[str, str]) -> str:
+    """The id of a commit of all that is in a folder, with `gitlinks` of path and commit."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-c", "core.autocrlf=false", *arguments],
+            cwd=repository,
+            env={**os.environ, **IDENTITY, "GIT_CONFIG_GLOBAL": "/dev/null"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", "--all", "--force")
+    for path, linked in gitlinks:
+        git("update-index", "--add", "--cacheinfo", f"160000,{linked},{path}")
+    git("commit", "--quiet", "-m", "all")
+    return git("rev-parse", "HEAD")
+
+
+@pytest.fixture(scope="module")
+def project(firmware: Firmware) -> Path:
+    """A project with edk2 in one git repository and its submodules in others, as upstream."""
+    folder = firmware.folder / "project"
+    edk2 = folder / "edk2"
+    edk2.mkdir(parents=True)
+    [orig] = [path for name, path in firmware.archives.items() if ".orig." in name]
+    options = [f"--exclude=*/{path}" for path in NOT_TAKEN]
+    options += ["--wildcards", "--strip-components=1", *(f"*/{name}/*" for name in FOLDERS)]
+    subprocess.run(["tar", "-xf", orig, "-C", edk2, *options], check=True)
+    ids = {}
+    for path in (BROTLI, MIPISYST):
+        name = Path(path).name
+        (edk2 / path).rename(folder / name)
+        ids[name] = commit(folder / name)
+    linked = {BROTLI: "brotli", BASETOOLS_BROTLI: "brotli", MIPISYST: "mipisyst"}
+    shutil.rmtree(edk2 / BASETOOLS_BROTLI, ignore_errors=True)
+    ids["edk2"] = commit(edk2, *((path, ids[name]) for path, name in linked.items()))
+    series = folder / "patches" / "tiny"
+    series.mkdir(parents=True)
+    (series / "series").write_text("tiny.patch\n")
+    (series / "tiny.patch").write_bytes(firmware.patch(firmware.tiny()))
+    (folder / "recipes").mkdir()
+    submodules = ", ".join(f'"{path}" = "{name}"' for path, name in linked.items())
+    text = OF_GIT.format(project=folder, platform=PLATFORM, submodules=submodules, **ids)
+    (folder / "recipes" / "of-git.toml").write_text(text)
+    return folder
+
+
+def test_firmware_is_compiled_from_a_commit_and_those_of_its_submodules(
+    sevkit: Callable[..., subprocess.CompletedProcess[str]], project: Path
+) -> None:
+    answer = sevkit("-C", project, "build", "of-git:firmware", "--ci")
+    assert answer.returncode == 0, answer.stderr
+    [place] = re.findall(r"(/\S+/data)\b", answer.stdout + answer.stderr)
+    facts = json.loads((Path(place) / "firmware.json").read_text())
+    assert facts["size"] == 1 << 20
+    assert facts["build"]["version"] is None
+    assert facts["kernel_hashes"] is not None
