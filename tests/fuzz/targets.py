@@ -537,7 +537,7 @@ def _lock(data: bytes, folder: Path) -> None:
     if found.keys() == pins.keys():
         make_plan(recipe, project.library, found, _TOOLCHAIN)
         for pin in chain.from_iterable(found.values()):
-            assert pin.origin["path"]
+            assert pin.origin["path"].isprintable()
 
 
 def _lock_run(data: bytes, folder: Path) -> None:

@@ -144,6 +144,15 @@ def test_text_that_would_be_a_command_somewhere_is_refused(
         assert "must be printable, without line breaks" in refusal(good)
 
 
+def test_what_an_image_is_built_by_stays_as_the_recipe_has_it(good: Path) -> None:
+    def several_lines(manifest: Any) -> None:
+        manifest["build"]["variables"]["motd"] = "a\nb"
+        next(iter(manifest["build"]["stages"].values()))["params"]["motd"] = "a\nb"
+
+    edited(good, several_lines)
+    assert load(good).build.variables["motd"] == "a\nb"
+
+
 def test_addresses_are_a_line_each(good: Path) -> None:
     def urls(text: str) -> Callable[[Any], Any]:
         return lambda m: m["sources"][0].update(origin={"kind": "url", "url": text})

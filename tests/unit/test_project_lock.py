@@ -275,6 +275,8 @@ def test_a_request_with_too_few_or_too_many_files_is_refused(
         (LINUX, {"kind": "deb-src"}, "for deb = linux-source-6.12"),
         (LINUX, {"kind": "url", "url": "https://example.org"}, "for deb = linux-source-6.12"),
         (LINUX, {"path": None}, "has no path"),
+        (LINUX, {"path": "pool/a\0b"}, "characters that no address has"),
+        (URL, {"url": "https://example.org/a\x1b"}, "characters that no address has"),
         (LINUX, {"package": None}, "has no package"),
         (GROUP, {"version": None}, "has no version"),
         (URL, {"url": None}, "has no url"),

@@ -9,6 +9,7 @@ import click
 from sevkit.cli.common import THE_ANSWER_IS_NO, BuildOptions, Place, main, opened, shown
 from sevkit.cli.words import images, recipes
 from sevkit.errors import SevkitError
+from sevkit.printable import printable
 
 
 @main.command()
@@ -78,7 +79,7 @@ def reproduce(
         click.echo(f"{shown(folder)}: reproduced, every byte{taken}")
         return 0
     for line in answer.causes:
-        click.echo(f"  {line}")
+        click.echo(f"  {printable(line)}")
     if answer.explanation:
         click.echo(f"how the files differ: {shown(report)}")
     else:

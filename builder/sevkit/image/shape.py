@@ -306,6 +306,9 @@ class BuildStage(Part):
         Field(description="Files and folders of the project by role: fragment, patch, agent."),
     ]
 
+    def _shown(self) -> Mapping[str, object]:
+        return {}  # to compare and to build by, and as the recipe has it
+
 
 class Build(Part):
     """How to build the image again; `sources` and `toolchain` say from and with what."""

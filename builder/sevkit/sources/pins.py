@@ -209,6 +209,8 @@ def _checked(pin: Pin) -> Pin:
         raise ValueError("name and origin of a pin are texts")
     if "/" in name or name in ("", ".", "..") or not name.isprintable():
         raise ValueError(f"a file called {name!r}")
+    if not all(line.isprintable() for text in origin.values() for line in text.split("\n")):
+        raise ValueError(f"{name}: its origin has characters that no address has")
     kind = origin["kind"]
     for part in _ORIGINS[kind]:
         if part not in origin:
