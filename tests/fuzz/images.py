@@ -24,7 +24,6 @@ from sevkit.exports.subject import Subject
 from sevkit.image.diff import differences
 from sevkit.image.manifest import MANIFEST, SUMS, load, verify
 from sevkit.image.measured import measurement_differences
-from sevkit.image.sbom import sbom_text
 from sevkit.printable import printable
 from sevkit.rootfs.contents import read_contents, why
 
@@ -76,7 +75,6 @@ def take_manifest(data: bytes, folder: Path) -> None:
     told = [*verify(image), *measurement_differences(image, manifest), *manifest.remarks()]
     with suppress(SevkitError):
         told += map(str, differences(other, image))
-    sbom_text(manifest, {"paths": [], "packages": []}).encode()
     "\n".join(told).encode()
     for mode in MODES:
         with suppress(SevkitError):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from elf_samples import a_loader, an_elf
+from image_samples import image
 
-from sevkit.errors import BuildError, RecipeError, SourceError
+from sevkit.errors import BuildError, ImageError, RecipeError, SourceError
+from sevkit.image.manifest import load, read_published
 from sevkit.oci.image import find_image
 from sevkit.patches import read_series
 from sevkit.rootfs.cpio import Directory, File, Symlink, write
@@ -289,3 +291,16 @@ def test_a_manifest_of_an_image_that_is_a_list_is_refused(tmp_path: Path) -> Non
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(SourceError, match="no whole container image"):
         find_image("oci", str(tmp_path), tmp_path / "work")
+
+
+@pytest.mark.parametrize("size", [1 << 40, 10**30])
+def test_a_file_that_is_said_to_be_larger_than_memory_is_not_as_published(
+    size: int, tmp_path: Path
+) -> None:
+    folder = image(tmp_path)
+    manifest = load(folder)
+    assert read_published(folder, manifest, "kernel") == (folder / "vmlinuz").read_bytes()
+    kernel = manifest.files["kernel"].model_copy(update={"size": size})
+    evil = manifest.model_copy(update={"files": {**manifest.files, "kernel": kernel}})
+    with pytest.raises(ImageError, match="not the kernel of this image"):
+        read_published(folder, evil, "kernel")

@@ -82,7 +82,8 @@ def read_published(folder: Path, manifest: Manifest, role: Role) -> bytes:
     path = folder / file.path
     try:
         with _open(path) as stream:
-            data = bytes(stream.read(file.size + 1))
+            there = os.fstat(stream.fileno()).st_size  # what is stated may be more than memory
+            data = bytes(stream.read(min(file.size, there) + 1))
     except OSError as error:
         raise ImageError(
             f"{path} can't be read", why=str(error.strerror), hint="get the image again"
