@@ -96,7 +96,7 @@ class _Worker:
         self._at = mmap.mmap(-1, _NUMBER.size)
         self._started = time.monotonic()
         self.result, end = _FORK.Pipe(duplex=False)
-        self._process = _FORK.Process(target=self._work, args=(end,))
+        self._process = _FORK.Process(target=self._work, args=(end,), daemon=True)
         self._process.start()
         end.close()
 
