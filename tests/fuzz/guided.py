@@ -9,6 +9,7 @@ FOLDER, and taken up from there the next time.
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,7 @@ def _fuzz(target: Target, arguments: argparse.Namespace, folder: Path) -> NoRetu
                 f"{kept} inputs that reached something new, {memory_mib()} MiB",
                 flush=True,
             )
+            shutil.rmtree(folder.parent)
             os._exit(min(crashes.count, 1))
 
     options = ["-timeout=0", "-rss_limit_mb=0", "-detect_leaks=0", "-verbosity=0"]

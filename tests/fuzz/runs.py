@@ -67,22 +67,21 @@ class Stretch:
     numbers: range
     seconds: float
 
-    def carry_out(self, crashes: Crashes, at: mmap.mmap) -> Tally:
+    def carry_out(self, crashes: Crashes, folder: Path, at: mmap.mmap) -> Tally:
         """Make the runs in this process; `at` always holds the number of the one under way."""
         tally, started = Tally(), time.monotonic()
-        with scratch() as folder:
-            self.target.prepare(Path(folder))
-            for number in self.numbers:
-                before = time.monotonic()
-                if before - started > self.seconds:
-                    break
-                at[:] = _NUMBER.pack(number)
-                data = input_of(self.target, number)
-                way, told = tried(self.target, data, Path(folder))
-                tally.slowest = max(tally.slowest, time.monotonic() - before)
-                tally.ways[way] += 1
-                if way == "crashed":
-                    crashes.note(number, data, told)
+        self.target.prepare(folder)
+        for number in self.numbers:
+            before = time.monotonic()
+            if before - started > self.seconds:
+                break
+            at[:] = _NUMBER.pack(number)
+            data = input_of(self.target, number)
+            way, told = tried(self.target, data, folder)
+            tally.slowest = max(tally.slowest, time.monotonic() - before)
+            tally.ways[way] += 1
+            if way == "crashed":
+                crashes.note(number, data, told)
         tally.seconds, tally.mib = time.monotonic() - started, memory_mib()
         return tally
 
@@ -93,6 +92,7 @@ class _Worker:
     def __init__(self, stretch: Stretch, crashes: Path):
         self.stretch = stretch
         self.crashes = Crashes(stretch.target, crashes)
+        self._folder = scratch()
         self._at = mmap.mmap(-1, _NUMBER.size)
         self._started = time.monotonic()
         self.result, end = _FORK.Pipe(duplex=False)
@@ -102,7 +102,7 @@ class _Worker:
 
     def _work(self, end: Connection) -> None:
         limit_this_process()
-        end.send(self.stretch.carry_out(self.crashes, self._at))
+        end.send(self.stretch.carry_out(self.crashes, Path(self._folder.name), self._at))
 
     def ended(self) -> tuple[Tally, Stretch | None]:
         """How it went, and what is left when a run was the end of the process."""
@@ -112,6 +112,7 @@ class _Worker:
             tally, left = self._killed()
         self._process.join()
         self._at.close()
+        self._folder.cleanup()
         return tally, left
 
     def _killed(self) -> tuple[Tally, Stretch]:

@@ -114,11 +114,12 @@ def test_a_crash_would_be_kept_and_reported(tmp_path: Path) -> None:
 
 
 BEYOND_A_LIMIT = """
-import ctypes, dataclasses, sys, time
-from tests.fuzz import __main__ as runner, trial
+import ctypes, dataclasses, pathlib, sys, time
+from tests.fuzz import __main__ as runner, files, trial
 from sevkit.errors import SevkitError
 
 trial._MOST_SECONDS = 0.3
+files._IN_MEMORY = pathlib.Path(sys.argv.pop(2)) / "scratch"
 
 def waits():
     while True:
@@ -173,14 +174,16 @@ sys.exit(runner.main())
 def test_no_reader_hides_that_it_went_beyond_a_limit(
     reader: str, told: str, tmp_path: Path
 ) -> None:
-    words = ["snp-report", "--runs", "2", "--crashes", tmp_path]
+    (tmp_path / "scratch").mkdir()
+    words = ["snp-report", "--runs", "2", "--crashes", tmp_path / "kept"]
     done = subprocess.run(
-        [sys.executable, "-c", BEYOND_A_LIMIT, reader, *words],
+        [sys.executable, "-c", BEYOND_A_LIMIT, reader, tmp_path, *words],
         cwd=ROOT, env={"PYTHONPATH": "builder"}, text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == bool(told), done.stdout + done.stderr
     assert told in done.stdout
-    kept = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert not list((tmp_path / "scratch").iterdir())
+    kept = {path.name: path.stat().st_size for path in tmp_path.glob("kept/*")}
     assert kept.get("snp-report-0") == (1184 if told else None)
     assert f"snp-report: 2 runs, {2 if told else 0} crashes" in done.stdout
 
