@@ -90,12 +90,13 @@ def read_published(folder: Path, manifest: Manifest, role: Role) -> bytes:
         ) from error
     found = describe(file.path, data)
     if found != file:
-        is_longer = found.size > file.size
+        why = f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}"
+        if found.size != file.size:
+            amount = "more than" if found.size > file.size else f"{found.size} of"
+            why = f"it has {amount} the {file.size} bytes that {MANIFEST} says"
         raise ImageError(
             f"{path} is not the {role} of this image",
-            why=f"it has more than the {file.size} bytes that {MANIFEST} says"
-            if is_longer
-            else f"sha256 is {found.sha256}, {MANIFEST} says {file.sha256}",
+            why=why,
             hint="it was replaced after the build: restore it, or build the image again",
         )
     return data
