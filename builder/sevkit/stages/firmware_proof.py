@@ -46,7 +46,8 @@ def _version_of(planner: Planner) -> str | None:
         origin = row["origin"]
         if row["source"] == planner.recipe.firmware.source and isinstance(origin, Mapping):
             version = origin.get("version")
-            return str(version) if origin.get("kind") in ("deb", "deb-src") else None
+            is_package = origin.get("kind") in ("deb", "deb-src")
+            return str(version) if is_package and version is not None else None
     return None
 
 
