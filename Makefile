@@ -25,7 +25,7 @@ image: ## build recipes/sev-guest.toml from source, boot it, print a summary (RE
 
 test: setup ## run every check and every test, those that boot guests included
 	@$(MAKE) --no-print-directory lint types unit
-	@$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/guest
+	@$(BIN)/pytest -n 2 --dist loadfile tests/hostile tests/integration tests/guest
 
 matrix: setup ## build an image twice, everything different that must not matter, kernel included
 	@SEVKIT_MATRIX=whole $(BIN)/pytest -q tests/guest/test_reproducible.py
