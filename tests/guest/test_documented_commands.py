@@ -15,7 +15,7 @@ from documented import PAGES, REPOSITORY, Command, Page, read
 
 pytestmark = [pytest.mark.boots, pytest.mark.network]
 
-RUN_ELSEWHERE = {"make test", "make bench", "make check", "make format"}
+RUN_ELSEWHERE = {"make test", "make bench", "make check", "make format", "make fuzz"}
 """What runs this test, what it runs beside, and what measures."""
 
 READ = {page.name: page for page in map(read, PAGES)}
@@ -64,3 +64,12 @@ def test_a_documented_command_works(command: Command, folder_of: Callable[[Page]
     assert result.returncode == command.status, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout.strip() or command.status or ">" in command.line
+
+
+def test_the_readers_are_fuzzed_as_the_page_says() -> None:
+    command = ["make", "fuzz", "RUNS=2"]
+    result = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 crashes" in result.stdout.splitlines()[-1]

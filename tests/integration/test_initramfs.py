@@ -457,7 +457,7 @@ def test_a_binary_that_no_package_holds_is_named_with_the_nearest(
         BuildError, match=r"no package of initramfs\.debs holds /usr/sbin/app"
     ) as caught:
         workshop.all(an_ordinary_recipe(agent_folder, binaries=("/usr/sbin/app",)))
-    assert "/usr/bin/app" in caught.value.hint
+    assert "did you mean /usr/bin/app" in caught.value.what
 
 
 def test_packages_with_different_files_at_one_path_are_refused(

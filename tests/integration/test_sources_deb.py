@@ -130,7 +130,7 @@ def test_what_is_not_there_is_named_with_what_is(
     with pytest.raises(SourceError) as caught:
         resolve(request_, apt)
     assert what in caught.value.what
-    assert hint in caught.value.hint
+    assert hint in str(caught.value)
     [pin] = resolve(DebSource(deb="crun"), apt)
     assert resolve(DebSource(deb="crun", version=pin.origin["version"]), apt) == [pin]
 
@@ -171,7 +171,7 @@ def test_what_is_left_of_a_broken_transfer_does_no_harm(
 def test_builds_at_once_share_one_state(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from sevkit.sources import *; "
-        "from sevkit.recipe import DebSource; "
+        "from sevkit.recipe.model import DebSource; "
         "[pin] = resolve(DebSource(deb='crun'), Apt(Path(sys.argv[1]))); print(pin.reference)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "apt")]
@@ -242,7 +242,7 @@ def test_an_ordinary_user_can_do_it_all() -> None:
     package = Path(__file__).resolve().parents[2] / "builder"
     script = (
         "import sys; from pathlib import Path; from sevkit.sources import *; "
-        "from sevkit.recipe import DebSource; place = Path(sys.argv[1]); "
+        "from sevkit.recipe.model import DebSource; place = Path(sys.argv[1]); "
         "apt = Apt(place / 'apt'); [pin] = resolve(DebSource(deb='crun'), apt); "
         "fetch(pin, place / 'out', lambda *told: None, apt); print(pin.reference)"
     )

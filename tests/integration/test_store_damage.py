@@ -4,6 +4,7 @@ ones, and the build after that succeeds."""
 
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,7 +115,9 @@ def test_a_bit_flip_anywhere_in_a_no_op_record_makes_it_count_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEVKIT_STORE", str(tmp_path))
-    uptodate.remember(["build"], answer="up to date: x", inputs=[], results=[], read_since_ns=0)
+    uptodate.remember(
+        ["build"], answer="up to date: x", inputs=[], results=[], read_since_ns=time.time_ns()
+    )
     [path] = (tmp_path / "uptodate").iterdir()
     good = path.read_bytes()
     assert uptodate.known_answer(["build"]) == "up to date: x"
