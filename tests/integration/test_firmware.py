@@ -94,7 +94,7 @@ def test_a_member_that_is_not_there_is_named_with_a_near_one(
 ) -> None:
     with pytest.raises(SourceError) as caught:
         built(package("bookworm"), tmp_path, "usr/share/ovmf/OVFM.fd", "sev")
-    assert "OVMF.fd" in caught.value.hint
+    assert "did you mean usr/share/ovmf/OVMF.fd" in caught.value.what
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])

@@ -160,6 +160,8 @@ def test_what_is_not_as_it_was_locked_is_refused_by_name(sevkit: Sevkit, project
         edit(path, old, new)
         assert words in refusal()
         path.write_text(whole)
+    lock.unlink()
+    assert sevkit("-C", project, "lock", RECIPE).returncode == 0
     before = lock.read_text()
     edit(lock, '"schema": 1', '<<<<<<< HEAD\n "schema": 1')
     conflict = lock.read_text()

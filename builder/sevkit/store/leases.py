@@ -63,6 +63,17 @@ def locked(path: Path, waiting: Callable[[], None] | None, *, mode: int) -> Iter
             os.close(descriptor)
 
 
+def open_lock_of_another(path: Path) -> int | None:
+    """A descriptor of a lock file that is there; None where it has gone or can't be opened yet.
+
+    Makes and removes nothing: a file that its maker has not yet opened to others is in use.
+    """
+    for access in (os.O_RDWR, os.O_RDONLY):
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            return os.open(path, access | os.O_CLOEXEC)
+    return None
+
+
 def open_lock(path: Path, mode: int) -> int:
     """A descriptor of a file that is only locked, never written, whoever made it.
 

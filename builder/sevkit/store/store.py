@@ -33,7 +33,15 @@ from sevkit.canonical import Json, canonical_json, sha256_of
 from sevkit.disk import fsync, full_disk_explained, remove, settle
 from sevkit.errors import HostError, ImageError
 from sevkit.stage import Stage
-from sevkit.store.leases import Leases, locked, open_lock, still_at, try_lock, widen
+from sevkit.store.leases import (
+    Leases,
+    locked,
+    open_lock,
+    open_lock_of_another,
+    still_at,
+    try_lock,
+    widen,
+)
 
 NOT_SOURCES = frozenset({".git", "__pycache__", "build"})
 """Folders of a project that hold products or history, and so are no input of a stage."""
@@ -494,9 +502,11 @@ class Store:
     def _abandoned(self) -> Iterator[Path]:
         """Each folder of tmp/ whose process is gone, locked until the next one is asked for."""
         for lock_path in (self.root / "tmp").glob("*.lock"):
-            lock = open_lock(lock_path, self._lock_mode)
+            lock = open_lock_of_another(lock_path)
+            if lock is None:
+                continue
             try:
-                if try_lock(lock):
+                if try_lock(lock) and still_at(lock_path, lock):
                     yield lock_path.with_suffix("")
             finally:
                 os.close(lock)
