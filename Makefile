@@ -30,7 +30,7 @@ test: setup ## run every check and every test, those that boot guests included
 matrix: setup ## build an image twice, everything different that must not matter, kernel included
 	@SEVKIT_MATRIX=whole $(BIN)/pytest -q tests/guest/test_reproducible.py
 
-check: setup lint types unit ## lint, types and unit tests: under 30 seconds once set up
+check: setup lint types unit ## lint, types and unit tests: about a minute once set up
 
 lint:
 	@$(BIN)/ruff check .
