@@ -201,7 +201,7 @@ class SandboxRunner:
         on_line: Callable[[str], None] | None = None,
         reading: Sequence[Path] = (),
     ) -> None:
-        """Run `argv`; see `sevkit.stage.Runner`. Raises `BuildError` when it fails."""
+        """Run `argv`; see `sevkit.command.Run`. Raises `BuildError` when it fails."""
         command = [os.fspath(word) for word in argv]
         environment = {**ENVIRONMENT, **(env or {})}
         full = self._confine(command, cwd, reading) if self._confined else supervised(command)

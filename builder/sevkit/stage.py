@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sevkit.canonical import Json, canonical_json
+from sevkit.command import Run
 from sevkit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Planner(Protocol):
         """
 
 
-class Runner(Protocol):
+class Runner(Run, Protocol):
     """What a `build_x` function may use beside its inputs."""
 
     @property
@@ -179,24 +180,6 @@ class Runner(Protocol):
         """A folder that outlives the stage, for what spares the next stage of its kind some work.
 
         None when everything is to be made anew. It must not change a byte of any result.
-        """
-
-    def __call__(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        cwd: Path,
-        env: Mapping[str, str] | None = None,
-        on_line: Callable[[str], None] | None = None,
-        reading: Sequence[Path] = (),
-    ) -> None:
-        """Run a command in the sandbox: no network, fixed environment, output to the log.
-
-        `env` adds to the fixed environment (`sevkit.sandbox.ENVIRONMENT`). `on_line` sees each line
-        of output. The stage's inputs and `work` are visible under their own paths; `reading` makes
-        more paths visible, read-only.
-
-        Raises `BuildError` with the command, the status and the last lines that matter.
         """
 
     @property

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "builder"
 CRAFTS = {
     "archive",
     "canonical",
+    "command",
     "firmware",
     "kconfig",
     "measure",

@@ -10,11 +10,12 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from sevkit.command import Run
 from sevkit.errors import BuildError, HostError
 from sevkit.kconfig.dotconfig import read_config
 from sevkit.kconfig.fragment import Merged
@@ -48,21 +49,6 @@ _ENVIRONMENT = {
 }
 _REQUEST, _ANSWER = "kconfig-request.json", "kconfig-answer.json"
 Facts = Mapping[str, Any]
-
-
-class Run(Protocol):
-    """Runs a command in the sandbox; raises `BuildError` when it fails."""
-
-    def __call__(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        cwd: Path,
-        env: Mapping[str, str] | None = None,
-        on_line: Callable[[str], None] | None = None,
-        reading: Sequence[Path] = (),
-    ) -> None:
-        """See `sevkit.stage.Runner`."""
 
 
 def version_of(tree: Path) -> str:

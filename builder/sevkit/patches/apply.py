@@ -7,11 +7,11 @@ moved is taken and reported. Nothing is written through a symbolic link or outsi
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
+from sevkit.command import Run
 from sevkit.errors import BuildError
 from sevkit.patches.series import Patch, Series
 from sevkit.within import within
@@ -19,21 +19,6 @@ from sevkit.within import within
 _SAID_FILE = re.compile(r"^patching file (.+?)(?: \((?:renamed|copied) from .+\))?$")
 _SAID_FAILED = re.compile(r"^Hunk #(\d+) FAILED at (\d+)")
 _SAID_MOVED = re.compile(r"^Hunk #(\d+) succeeded at (\d+) \(offset (-?\d+) lines?\)")
-
-
-class Run(Protocol):
-    """Runs a command, its output line by line; raises `BuildError` when it fails."""
-
-    def __call__(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        cwd: Path,
-        env: Mapping[str, str] | None = None,
-        on_line: Callable[[str], None] | None = None,
-        reading: Sequence[Path] = (),
-    ) -> None:
-        """See `sevkit.stage.Runner`."""
 
 
 @dataclass
