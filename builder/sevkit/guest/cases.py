@@ -2,13 +2,16 @@
 """What is changed before a boot that firmware must refuse, and what came of each such boot."""
 
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sevkit.errors import ImageError
-from sevkit.guest.observe import Outcome
+from sevkit.firmware.loaded import LoadedModules
+from sevkit.guest.machine import Machine
+from sevkit.guest.observe import Monitor, Outcome, observe
 from sevkit.guest.qemu import GuestSpec
 
 _AT_ONCE = 2
@@ -27,6 +30,16 @@ class Case:
     """What is not as its hash says; empty for the image as it is."""
     spec: GuestSpec
     expected: tuple[Outcome, ...] = ("refused",)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a boot is watched, in seconds from its start."""
+
+    look_after: float
+    """From when on the CPU is looked at."""
+    limit: float
+    """After which nothing is clear."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +104,45 @@ def _other_kernel(spec: GuestSpec, scratch: Path) -> Path:
     return changed
 
 
-def boot_all(cases: Sequence[Case], boot: Callable[[Case, float, float], Seen]) -> tuple[Seen, ...]:
+def boot_all(cases: Sequence[Case], boot: Callable[[Case, Patience], Seen]) -> tuple[Seen, ...]:
     """Boot the first case, which nothing is changed in, and then the others, two at once.
 
-    `boot` is given the case, from when on to look at the CPU, and when to give up, in seconds. With
-    a first case that went wrong the others show nothing and are left out.
+    With a first case that went wrong the others show nothing and are left out.
     """
     first, *others = cases
-    good = boot(first, _SILENT_SECONDS, _LONGEST_SECONDS)
+    good = boot(first, Patience(_SILENT_SECONDS, _LONGEST_SECONDS))
     if not good.is_right:
         return (good,)
+    patience = Patience(good.seconds, 4 * good.seconds + 10)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        limit = 4 * good.seconds + 10
-        return (good, *pool.map(lambda case: boot(case, good.seconds, limit), others))
+        return (good, *pool.map(lambda case: boot(case, patience), others))
+
+
+def watch(
+    case: Case,
+    machine_with: Callable[[Monitor], Machine],
+    sign: Callable[[Machine], str],
+    modules: LoadedModules,
+    patience: Patience,
+    check: Callable[[], None] = lambda: None,
+) -> Seen:
+    """Start the machine of a case, and say what became of it.
+
+    The machine must let QEMU inherit the monitor. `sign` and `check` are those of `observe`.
+    """
+    with Monitor() as monitor:
+        machine = machine_with(monitor)
+        started = time.monotonic()
+        with machine:
+            monitor.started()
+            sight = observe(
+                machine,
+                monitor,
+                modules,
+                lambda: sign(machine),
+                soon=patience.look_after,
+                limit=patience.limit,
+                check=check,
+            )
+    seconds = round(time.monotonic() - started, 2)
+    return Seen(case.name, case.changed, case.expected, sight.outcome, sight.evidence, seconds)

@@ -8,18 +8,17 @@ ran, or the CPU stood in a loop of the firmware. Anything else proves nothing.
 
 import json
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sevkit.errors import ImageError
 from sevkit.firmware.loaded import LoadedModules
 from sevkit.guest.boot import Setting
-from sevkit.guest.cases import Case, Seen, boot_all, cases_of
+from sevkit.guest.cases import Case, Patience, Seen, boot_all, cases_of, watch
 from sevkit.guest.console import Console
 from sevkit.guest.conversation import Conversation
 from sevkit.guest.machine import Machine
-from sevkit.guest.observe import Monitor, observe
+from sevkit.guest.observe import Monitor
 from sevkit.guest.qemu import qemu_argv
 from sevkit.guest.session import Session
 
@@ -67,7 +66,7 @@ def prove(session: Session) -> Proof:
     with tempfile.TemporaryDirectory(prefix="sevkit-prove-") as name:
         seen = boot_all(
             list(cases_of(spec, Path(name))),
-            lambda case, soon, limit: _boot(case, session.setting, modules, soon, limit),
+            lambda case, patience: _boot(case, session.setting, modules, patience),
         )
     if not seen[0].is_right:
         raise ImageError(f"{manifest.name} does not boot as it is", why=seen[0].evidence)
@@ -83,17 +82,11 @@ def prove(session: Session) -> Proof:
     )
 
 
-def _boot(case: Case, setting: Setting, modules: LoadedModules, soon: float, limit: float) -> Seen:
+def _boot(case: Case, setting: Setting, modules: LoadedModules, patience: Patience) -> Seen:
     conversation, console = Conversation(), Console()
 
-    def sign() -> str:
-        if conversation.agent_version:
-            return "the agent greets"
-        said = next((text for text in _KERNEL_SAYS if console.contains(text)), b"")
-        return f"the kernel says '{said.decode()}'" if said else ""
-
-    with Monitor() as monitor:
-        machine = Machine(
+    def machine(monitor: Monitor) -> Machine:
+        return Machine(
             lambda agent, tty: qemu_argv(
                 setting.qemu,
                 setting.launch,
@@ -106,9 +99,11 @@ def _boot(case: Case, setting: Setting, modules: LoadedModules, soon: float, lim
             on_console=console.feed,
             inherited=[monitor.descriptor],
         )
-        started = time.monotonic()
-        with machine:
-            monitor.started()
-            sight = observe(machine, monitor, modules, sign, soon=soon, limit=limit)
-    seconds = round(time.monotonic() - started, 2)
-    return Seen(case.name, case.changed, case.expected, sight.outcome, sight.evidence, seconds)
+
+    def sign(_: Machine) -> str:
+        if conversation.agent_version:
+            return "the agent greets"
+        said = next((text for text in _KERNEL_SAYS if console.contains(text)), b"")
+        return f"the kernel says '{said.decode()}'" if said else ""
+
+    return watch(case, machine, sign, modules, patience)

@@ -7,7 +7,6 @@ firmware can be tried before there is an image, in a tenth of the time that one 
 """
 
 import struct
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from sevkit.errors import ImageError
 from sevkit.firmware.hash_table import table_without_sev
 from sevkit.firmware.loaded import LoadedModules
 from sevkit.firmware.ovmf import parse
-from sevkit.guest.cases import Case, Seen, boot_all, cases_of
+from sevkit.guest.cases import Case, Patience, Seen, boot_all, cases_of, watch
 from sevkit.guest.launch import Launch, Qemu
 from sevkit.guest.machine import Machine
-from sevkit.guest.observe import Monitor, observe
+from sevkit.guest.observe import Monitor
 from sevkit.guest.qemu import GuestSpec, qemu_argv
 
 _CODE = bytes.fromhex("b02a e6f4 f4 ebfd")
@@ -113,9 +112,9 @@ def try_firmware(
         ),
     )
 
-    def boot(case: Case, soon: float, limit: float) -> Seen:
-        with Monitor() as monitor:
-            machine = Machine(
+    def boot(case: Case, patience: Patience) -> Seen:
+        def machine(monitor: Monitor) -> Machine:
+            return Machine(
                 lambda _, console: confined(
                     qemu_argv(
                         qemu,
@@ -131,19 +130,11 @@ def try_firmware(
                 inherited=[monitor.descriptor],
                 env=env,
             )
-            started = time.monotonic()
-            with machine:
-                monitor.started()
-                sight = observe(
-                    machine,
-                    monitor,
-                    modules,
-                    lambda: "it runs" if machine.exit_status == _STARTED_STATUS else "",
-                    soon=soon,
-                    limit=limit,
-                    check=check,
-                )
-        seconds = round(time.monotonic() - started, 2)
-        return Seen(case.name, case.changed, case.expected, sight.outcome, sight.evidence, seconds)
+
+        return watch(case, machine, _sign, modules, patience, check)
 
     return boot_all(list(cases_of(spec, scratch)), boot)
+
+
+def _sign(machine: Machine) -> str:
+    return "it runs" if machine.exit_status == _STARTED_STATUS else ""
