@@ -3,10 +3,12 @@
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from debian_root import debian_root
 
 from sevkit import kconfig, patches
 from sevkit.canonical import Json
@@ -16,6 +18,7 @@ from sevkit.stage import Stage
 from sevkit.stages.kconfig_tree import build_kconfig_tree
 from sevkit.stages.kernel import check_config, merged_config
 from sevkit.stages.kernel_source import prepare_source
+from sevkit.toolchain import packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHIPPED = ("base", "sev", "virtio-dma", "container", "hardening")
@@ -39,7 +42,7 @@ Last-Update: 2024-05-31
 pytestmark = pytest.mark.network
 
 
-def runner(folder: Path, inputs: Mapping[str, Path]) -> SandboxRunner:
+def runner(folder: Path, inputs: Mapping[str, Path], root: Path | None = None) -> SandboxRunner:
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True)
     return SandboxRunner(
@@ -51,6 +54,7 @@ def runner(folder: Path, inputs: Mapping[str, Path]) -> SandboxRunner:
         confined=True,
         processes=Processes(),
         on_progress=lambda done, total, note: None,
+        root=root,
     )
 
 
@@ -109,13 +113,15 @@ Configured = Callable[..., tuple[kconfig.Merged, Path, SandboxRunner]]
 def configured(tree: Path, tmp_path: Path) -> Configured:
     """Configures the small tree with fragments given as texts, after the shipped ones."""
 
-    def configure(*shipped: str, **texts: str) -> tuple[kconfig.Merged, Path, SandboxRunner]:
+    def configure(
+        *shipped: str, tools: Path | None = None, **texts: str
+    ) -> tuple[kconfig.Merged, Path, SandboxRunner]:
         paths = {name: REPOSITORY / "kernel-configs" / f"{name}.config" for name in shipped}
         for name, text in texts.items():
             paths[name] = tmp_path / f"{name}.config"
             paths[name].write_text(text)
         merged = merged_config(PARAMS, paths)
-        run = runner(tmp_path / "run", {"tree": tree})
+        run = runner(Path(tempfile.mkdtemp(dir=tmp_path)), {"tree": tree}, tools)
         return merged, kconfig.configure(tree, merged, run.work, run), run
 
     return configure
@@ -205,18 +211,27 @@ def test_a_locked_configuration_is_taken_as_it_is_or_refused(
     assert "64BIT: n → y" in caught.value.why
 
 
+@pytest.fixture(scope="module")
+def with_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tools whose compiler takes plugins; those of `sevkit.toolchain` have none for it."""
+    folder = tmp_path_factory.mktemp("with-plugins")
+    return debian_root(folder, (*packages(), "gcc-14-plugin-dev"), "trixie")
+
+
 def test_what_is_drawn_at_each_build_is_refused(
-    tree: Path, configured: Configured, tmp_path: Path
+    tree: Path, configured: Configured, with_plugins: Path
 ) -> None:
-    modules = "# M.\nCONFIG_MODULES=y\n"
+    modules = "# M.\nCONFIG_MODULES=y\nCONFIG_GCC_PLUGINS=y\n"
     salt = '# S.\nCONFIG_BUILD_SALT="of the recipe"\n'
-    merged, config, run = configured(small=modules + salt)
+    merged, config, run = configured(small=modules + salt, tools=with_plugins)
     check_config(tree, config, merged, run)
     assert kconfig.read_config(config)["BUILD_SALT"] == '"of the recipe"'
-    signed = modules + "# K.\nCONFIG_MODULE_SIG=y\n"
-    (run.work.parent).rename(tmp_path / "first")
-    said = problem(tree, configured(small=signed))
+    asked = ("MODULE_SIG", "RANDSTRUCT_FULL", "GCC_PLUGIN_LATENT_ENTROPY")
+    own = modules + "# D.\n" + "".join(f"CONFIG_{symbol}=y\n" for symbol in asked)
+    said = problem(tree, configured(small=own, tools=with_plugins))
     assert "CONFIG_MODULE_SIG makes a key to sign modules with" in said
+    assert "CONFIG_RANDSTRUCT orders the members of structures by a seed" in said
+    assert "CONFIG_GCC_PLUGIN_LATENT_ENTROPY puts random numbers into the code" in said
 
 
 def test_why_answers_for_a_symbol_of_ours(tree: Path, configured: Configured) -> None:

@@ -9,18 +9,45 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-
-from sevkit.sources import Apt, DebGroup, fetch
-from sevkit.stage import Stage
-from sevkit.stages.sysroot import build_sysroot
-from sevkit.store.store import Store
-from sevkit.toolchain import LINKS
+from debian_root import debian_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
 TOOLS = ("--toolchain", "debian:trixie", "--ci")
-OTHER_HOST = ("bubblewrap", "coreutils", "libarchive13t64", "python3")
+OTHER_HOST = (
+    "bubblewrap",
+    "coreutils",
+    "libarchive13t64",
+    "python3",
+    "qemu-system-x86",
+    "util-linux",
+)
 """What of Debian 13 a host needs to run sevkit; the Python packages are those of the lock."""
+
+RECIPE = """\
+schema = 1
+extends = "sev-guest-lean"
+name = "small"
+summary = "An image that is measured and proven, with as little as possible to compile"
+
+[kernel]
+configs = ["small"]
+
+[agent]
+path = "agent"
+binary = "sevkit-agent"
+"""
+FRAGMENT = """\
+# What guests with encrypted memory and an initramfs need.
+CONFIG_64BIT=y
+CONFIG_ACPI=y
+CONFIG_EFI=y
+CONFIG_EFI_STUB=y
+CONFIG_AMD_MEM_ENCRYPT=y
+CONFIG_SWIOTLB=y
+CONFIG_BLK_DEV_INITRD=y
+CONFIG_RD_ZSTD=y
+"""
 
 PIVOT = """
 import ctypes, os, sys
@@ -36,7 +63,7 @@ os.execve(command[0], command, {
     "LIBARCHIVE": "/usr/lib/x86_64-linux-gnu/libarchive.so.13",
     "PATH": "/usr/bin",
     "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONPATH": "/builder:/site",
+    "PYTHONPATH": "/sevkit/builder:/site",
     "SEVKIT_STORE": "/store",
 })
 """.replace("PIVOT_ROOT", "155")  # x86-64; glibc has no wrapper
@@ -44,32 +71,11 @@ os.execve(command[0], command, {
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("mirror")]
 
 
-class Unpacking:
-    """The runner of a stage that runs nothing."""
-
-    def __init__(self, work: Path):
-        self.work = work
-
-    def progress(self, *_: object) -> None:
-        return
-
-
 @pytest.fixture(scope="module")
 def debian_13(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root file system of a Debian 13 that has Python and no compiler."""
-    folder = tmp_path_factory.mktemp("debian-13")
-    store, apt = Store(folder / "store"), Apt(folder / "apt")
-    inputs = {}
-    for pin in apt.resolve(DebGroup(OTHER_HOST, "trixie")):
-        fetch(pin, store.partial(pin.reference), lambda *_: None, apt)
-        store.add_blob(store.partial(pin.reference), pin.reference)
-        inputs[pin.name] = store.blob(pin.reference)
-    for name in ("work", "out"):
-        (folder / name).mkdir()
-    stage = Stage("debian-13", "sysroot", 1, {"links": LINKS}, {})
-    build_sysroot(stage, inputs, folder / "out", Unpacking(folder / "work"))  # type: ignore[arg-type]
-    root = folder / "out" / "root"
-    for name in ("builder", "dev", "proc", "project", "site", "store", "tmp"):
+    root = debian_root(tmp_path_factory.mktemp("debian-13"), OTHER_HOST, "trixie")
+    for name in ("dev", "output", "proc", "project", "sevkit", "site", "store", "tmp"):
         (root / name).mkdir(exist_ok=True)
     platforms = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
     installed = subprocess.run(
@@ -88,11 +94,14 @@ def debian_13(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def on(root: Path, store: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def on(
+    root: Path, project: Path, store: Path, output: Path, *words: str
+) -> subprocess.CompletedProcess[str]:
     """Run sevkit on the other host: in its root, without network, its processes apart."""
     mounts: Mapping[str, Path] = {
-        "builder": REPOSITORY / "builder",
-        "project": REPOSITORY,
+        "output": output,
+        "project": project,
+        "sevkit": REPOSITORY,
         "store": store,
     }
     script = "\n".join(
@@ -110,7 +119,7 @@ def on(root: Path, store: Path, *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [
             *("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--net"),
-            *("sh", "-c", script, "sh", *command, "-C", "/project", "--output", "/tmp/output"),
+            *("sh", "-c", script, "sh", *command, "-C", "/project", "--output", "/output"),
             *words,
         ],
         capture_output=True,
@@ -120,48 +129,70 @@ def on(root: Path, store: Path, *words: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def store(sevkit: Sevkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which this host has built an initramfs with the compilers of Debian 13."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a recipe of its own."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(REPOSITORY / "agent", folder / "agent")
+    for name, text in (("recipes/small.toml", RECIPE), ("kernel-configs/small.config", FRAGMENT)):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def here(sevkit: Sevkit, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this host has built the image with the compilers of Debian 13: `store`, `output`."""
     folder = tmp_path_factory.mktemp("here")
-    here = sevkit(
-        *("--output", folder / "output", "build", "sev-guest:initramfs", *TOOLS),
+    built = sevkit(
+        *("-C", project, "--output", folder / "output", "build", "small", *TOOLS),
         env={"SEVKIT_STORE": str(folder / "store")},
     )
-    assert here.returncode == 0, here.stderr
-    assert "toolchain: built" in here.stderr
-    return folder / "store"
+    assert built.returncode == 0, built.stderr
+    for stage in ("toolchain", "kernel", "initramfs", "firmware", "firmware-proof"):
+        assert f"{stage}: built" in built.stderr
+    return folder
 
 
 def test_a_toolchain_gives_the_same_bytes_on_another_release_of_debian(
-    store: Path, debian_13: Path, tmp_path: Path
+    here: Path, project: Path, debian_13: Path, tmp_path: Path
 ) -> None:
     if "VERSION_CODENAME=trixie" in Path("/etc/os-release").read_text():
         pytest.skip("this host is the other release itself: no two were compared")
-    other = tmp_path / "other"
+    store, output = tmp_path / "store", tmp_path / "output"
     for part in ("blobs", "pins"):
-        shutil.copytree(store / part, other / part)
-    there = on(debian_13, other, "build", "sev-guest:initramfs", *TOOLS, "--offline")
+        shutil.copytree(here / "store" / part, store / part)
+    output.mkdir()
+    surroundings = (debian_13, project, store, output)
+    there = on(*surroundings, "build", "small", *TOOLS, "--offline")
     assert there.returncode == 0, there.stdout + there.stderr
 
-    built = {path.name: path for path in (store / "entries").glob("*/*")}
-    again = {path.name: path for path in (other / "entries").glob("*/*")}
+    built = {path.name: path for path in (here / "store/entries").glob("*/*")}
+    again = {path.name: path for path in (store / "entries").glob("*/*")}
     assert built.keys() == again.keys()
     for key, entry in built.items():
         text = (entry / "content.json").read_text()
         assert (again[key] / "content.json").read_text() == text, entry / "key.json"
 
-    without = on(debian_13, other, "build", "sev-guest:agent", "--ci", "--offline")
+    images = [(folder / "output/small/latest").resolve() for folder in (here, tmp_path)]
+    assert images[0].name == images[1].name
+    names = [{path.name for path in image.iterdir()} for image in images]
+    assert names[0] == names[1]
+    assert names[0] > {"vmlinuz", "initramfs", "firmware.fd", "manifest.json", "sbom.cdx.json"}
+    for name in names[0]:
+        assert (images[0] / name).read_bytes() == (images[1] / name).read_bytes(), name
+
+    without = on(*surroundings, "build", "small:agent", "--ci", "--offline")
     assert without.returncode == 3, without.stdout + without.stderr
     assert "gcc (package gcc)" in without.stderr
 
 
 def test_a_lock_and_a_vendored_folder_hold_the_compilers_too(
-    sevkit: Sevkit, store: Path, tmp_path: Path
+    sevkit: Sevkit, here: Path, tmp_path: Path
 ) -> None:
     project, recipe = tmp_path / "project", "sev-guest-ovmf"
     for folder in ("recipes", "kernel-configs", "patches", "agent"):
         shutil.copytree(REPOSITORY / folder, project / folder)
-    env = {"SEVKIT_STORE": str(store)}
+    env = {"SEVKIT_STORE": str(here / "store")}
     locked = sevkit("-C", project, "lock", recipe, *TOOLS[:2], env=env)
     assert locked.returncode == 0, locked.stderr
     lock = json.loads((project / "recipes" / f"{recipe}.lock").read_text())
