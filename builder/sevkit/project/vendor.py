@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,7 +170,22 @@ def _recipes(name: str, library: Library) -> Iterator[Path]:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        ignore = shutil.ignore_patterns(*NOT_SOURCES)
-        shutil.copytree(source, target, symlinks=True, ignore=ignore, dirs_exist_ok=True)
+        shutil.copytree(
+            *(source, target),
+            symlinks=True,
+            ignore=_left_out,
+            copy_function=_copy_file,
+            dirs_exist_ok=True,
+        )
     else:
-        shutil.copyfile(source, target)
+        _copy_file(source, target)
+
+
+def _left_out(folder: str, names: Sequence[str]) -> Sequence[str]:
+    return [name for name in names if name in NOT_SOURCES and Path(folder, name).is_dir()]
+
+
+def _copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy the bytes and whether the owner may run them, which is part of an initramfs."""
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755 if Path(source).stat().st_mode & 0o100 else 0o644)
