@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A vendored folder plans the image of its project, or is refused; test_locked.py builds in one."""
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from recipe_samples import Project as Samples
 
 from sevkit import plan as planning
 from sevkit.engine import Settings
+from sevkit.errors import RecipeError
 from sevkit.events import Event
-from sevkit.project.lock import Lock
 from sevkit.project.project import Project
 from sevkit.project.vendor import vendor
+from sevkit.recipe import library
+from sevkit.recipe.library import built_in_root
 from sevkit.stage import Plan
-from sevkit.store.store import Store
 
 RECIPE = """\
 schema = 1
@@ -74,9 +76,7 @@ class Vendoring:
     def vendor(self, name: str = "mini", **variables: str) -> int:
         project = self.project(self.folder)
         recipe = project.recipe(name, variables)
-        project.fetch(recipe, Settings(1, self.above / "logs"))
-        plan, lock = project.plan(recipe), project.whole_lock(recipe)
-        return vendor(recipe, plan, lock, project.library, project.store, self.to)
+        return vendor(recipe, variables, project, Settings(1, self.above / "logs"), self.to)
 
     def files(self) -> Sequence[str]:
         paths = (path for path in self.to.rglob("*") if path.is_file())
@@ -112,19 +112,136 @@ def test_what_can_be_run_in_the_project_can_be_run_in_the_folder(vendoring: Vend
     assert planned == keys(vendoring.plan(vendoring.folder, "mini"))
 
 
-def test_its_command_is_locked_only_where_a_kernel_configuration_is(tmp_path: Path) -> None:
-    project = Samples(tmp_path / "project")
-    recipe = project.load("base")
-    plan = Plan(recipe, (), {}, {})
-    store = Store(tmp_path / "store")
-    unlocked = Lock(tmp_path / "project" / "recipes" / "base.lock", "base")
-    config = b"CONFIG_64BIT=y\n"
-    locked = unlocked.with_config("d" * 64, "6.12", config, "host", {})
-    locked.write({"base-6.12.config": config})
-    said = {}
-    for name, lock in (("locked", locked), ("unlocked", unlocked)):
-        assert vendor(recipe, plan, lock, project.library, store, tmp_path / name) == 0
-        said[name] = (tmp_path / name / "README.md").read_text()
-    assert "build base --locked --offline" in said["locked"]
-    assert "build base --offline" in said["unlocked"]
-    assert (tmp_path / "locked" / "recipes" / "base-6.12.config").read_bytes() == config
+def command(folder: Path) -> str:
+    """What the folder says that builds in it."""
+    lines = (folder / "README.md").read_text().splitlines()
+    [line] = [line.strip() for line in lines if line.startswith("    ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("mini", "mini"),
+        ("other-file", "other-file"),
+        ("recipes/other-file.toml", "other-file"),
+        ("recipes/../shared/own.toml", "./shared/own.toml"),
+        ("own", "./own"),
+    ],
+)
+def test_a_recipe_is_where_it_was_and_asked_for_as_that_wants(
+    name: str, asked: str, vendoring: Vendoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says that it is called mini, and is another one."""
+    for number, place in enumerate(("recipes/other-file.toml", "shared/own.toml", "own")):
+        text = RECIPE.replace('version = "1"', f'version = "1.{number}"')
+        vendoring.write(place, text.replace("../", "") if place == "own" else text)
+    word = name if name in ("mini", "other-file") else str(vendoring.folder / name)
+    vendoring.vendor(word)
+    monkeypatch.chdir(vendoring.to)
+    assert f"build {asked} " in command(vendoring.to)
+    assert keys(vendoring.plan(vendoring.to, asked)) == keys(vendoring.plan(vendoring.folder, word))
+
+
+def test_a_recipe_extends_there_what_it_extends_in_the_project(vendoring: Vendoring) -> None:
+    vendoring.write("recipes/mini.toml", 'schema = 1\nextends = "../shared/mini.toml"\n')
+    vendoring.write("recipes/child.toml", 'schema = 1\nextends = "mini"\nname = "child"\n')
+    vendoring.write("shared/mini.toml", RECIPE)
+    vendoring.vendor("child")
+    planned = keys(vendoring.plan(vendoring.to, "child"))
+    assert planned == keys(vendoring.plan(vendoring.folder, "child"))
+    recipes = [name for name in vendoring.files() if name.endswith(".toml")]
+    assert recipes == ["recipes/child.toml", "recipes/mini.toml", "shared/mini.toml"]
+
+
+@pytest.mark.parametrize(
+    "own", ["", 'schema = 1\nextends = "mini"\nname = "mini"\nversion = "2"\n']
+)
+def test_what_is_built_in_comes_along_and_that_of_another_sevkit_is_not_asked(
+    own: str, vendoring: Vendoring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a recipe of the project stands before the built-in one of its name."""
+    (vendoring.folder / "recipes" / "mini.toml").unlink()
+    for sevkit, version in (("here", "1"), ("elsewhere", "1.5")):
+        root = tmp_path / sevkit
+        shutil.copytree(vendoring.folder / "files", root / "files")
+        shutil.copytree(built_in_root() / "kernel-configs", root / "kernel-configs")
+        (root / "recipes").mkdir()
+        text = RECIPE.replace('version = "1"', f'version = "{version}"\nsummary = "{sevkit}"')
+        (root / "recipes" / "mini.toml").write_text(text)
+    if own:
+        vendoring.write("recipes/mini.toml", own)
+    monkeypatch.setattr(library, "built_in_root", lambda: tmp_path / "here")
+    vendoring.vendor()
+    here = vendoring.plan(vendoring.folder, "mini")
+    monkeypatch.setattr(library, "built_in_root", lambda: tmp_path / "elsewhere")
+    assert keys(vendoring.plan(vendoring.to, "mini")) == keys(here)
+    assert keys(vendoring.plan(vendoring.folder, "mini")) != keys(here)
+    recipes = [name for name in vendoring.files() if name.endswith(".toml")]
+    assert recipes == ["built-in/recipes/mini.toml", *(["recipes/mini.toml"] if own else [])]
+    vendored, vendoring.folder, vendoring.to = vendoring.to, vendoring.to, tmp_path / "again"
+    vendoring.vendor()
+    subprocess.run(["diff", "-r", vendored, vendoring.to], check=True)
+
+
+def test_two_of_one_place_are_refused(
+    vendoring: Vendoring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a vendored folder has in built-in/, and what is built in where it is vendored anew."""
+    child = 'schema = 1\nextends = "mini"\nname = "mini"\n'
+    shutil.copytree(vendoring.folder, tmp_path / "here")
+    shutil.copytree(built_in_root() / "kernel-configs", tmp_path / "here" / "kernel-configs")
+    monkeypatch.setattr(library, "built_in_root", lambda: tmp_path / "here")
+    vendoring.write("built-in/recipes/mini.toml", child)
+    vendoring.write("recipes/mini.toml", child)
+    with pytest.raises(RecipeError) as caught:
+        vendoring.vendor()
+    assert caught.value.why == "both would be built-in/recipes/mini.toml"
+    assert not vendoring.to.exists()
+
+
+def test_a_folder_that_could_not_be_read_or_gives_another_image_is_refused(
+    vendoring: Vendoring, tmp_path: Path
+) -> None:
+    def refusal() -> RecipeError:
+        before = set(tmp_path.iterdir())
+        with pytest.raises(RecipeError) as caught:
+            vendoring.vendor()
+        assert set(tmp_path.iterdir()) - {tmp_path / "store"} == before - {tmp_path / "store"}
+        return caught.value
+
+    what = f"mini can't be vendored: {vendoring.to} would not give the same image"
+    repository = f'{{ git = "file://{vendoring.folder}/fw", commit = "{"a" * 40}" }}'
+    vendoring.write("recipes/mini.toml", RECIPE.replace('{ file = "../files/fw" }', repository))
+    store = vendoring.project(vendoring.folder).store
+    with store.scratch() as scratch:
+        (scratch / "fw").write_text("fw")
+        store.add_blob(scratch / "fw", f"git:{'a' * 40}")
+    refused = refusal()
+    assert refused.what == what
+    assert f"{vendoring.to}/recipes/mini.toml:10: sources.fw.git: " in refused.why
+    assert "lies outside of the project" in refused.why
+
+    outside = tmp_path / "outside.toml"
+    outside.write_text(RECIPE.replace("../files", "project/files"))
+    with pytest.raises(RecipeError, match=r"outside\.toml lies outside of the project"):
+        vendoring.vendor(str(outside))
+
+    vendoring.write("files/far/tree/file", "of a tree")
+    vendoring.write("files/far/deep", "behind the link")
+    vendoring.write("files/deep", "where there is no link")
+    (vendoring.folder / "files" / "link").symlink_to("far/tree")
+    files = (
+        '"/tree" = "../files/link"\n"/one" = "../files/deep"\n"/two" = "../files/link/../deep"\n'
+    )
+    vendoring.write("recipes/mini.toml", f"{RECIPE}[initramfs.files]\n{files}")
+    refused = refusal()
+    assert refused.what == what
+    assert refused.why.startswith("initramfs: inputs.files/two: blob:")
+
+    vendoring.write("recipes/mini.toml", f'{RECIPE}[initramfs.files]\n"/tree" = "../files"\n')
+    vendoring.to = vendoring.folder / "files" / "vendored"
+    with pytest.raises(RecipeError, match="files can't be vendored into itself"):
+        vendoring.vendor()
+    vendoring.to = tmp_path / "vendored"
+    vendoring.vendor()

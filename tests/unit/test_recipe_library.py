@@ -134,6 +134,21 @@ def test_what_is_built_in_is_found_from_any_folder(tmp_path: Path) -> None:
     assert (library.agent(Path("agent"), tmp_path) / "Makefile").is_file()
 
 
+def test_what_a_vendored_project_brings_along_stands_before_what_is_built_in(
+    tmp_path: Path,
+) -> None:
+    brought = tmp_path.resolve() / "built-in"
+    assert brought in Library.of(tmp_path).observed
+    assert Library.of(tmp_path).recipe("sev-guest").is_relative_to(built_in_root())
+    own = write(tmp_path / "recipes" / "sev-guest.toml")
+    parent = write(brought / "recipes" / "sev-guest.toml")
+    library = Library.of(tmp_path)
+    assert library.roots == (tmp_path.resolve(), brought, built_in_root())
+    assert library.recipe("sev-guest") == own
+    assert library.parent("sev-guest", own) == parent
+    assert library.parent("sev-guest", parent).is_relative_to(built_in_root())
+
+
 def test_in_a_checkout_the_project_is_what_is_built_in() -> None:
     assert Library.of(REPOSITORY).roots == (REPOSITORY,)
 

@@ -77,9 +77,7 @@ def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) 
         if len(targets) > 1:
             raise RecipeError("vendor takes one recipe")
         recipe = project.recipe((targets or ["sev-guest"])[0], overrides)
-        project.fetch(recipe, options.settings(place))
-        plan, whole = project.plan(recipe), project.whole_lock(recipe)
-        count = write(recipe, plan, whole, project.library, project.store, folder.absolute())
+        count = write(recipe, overrides, project, options.settings(place), folder.absolute())
         text = f"{shown(folder)}: {recipe.name} with {count} fetched files"
         project.listener(Result(recipe.name, folder.absolute(), False, text))
 

@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """One folder with all that an image is built from, for a build without network, apt or this store.
 
-    recipes/ kernel-configs/ patches/ agent/   as in a project, and the lock of the recipe
+    recipes/ kernel-configs/ patches/ agent/   each file where it is in the project, and the lock
+    built-in/                                  the same of what is built into sevkit
     sources/<reference>                        each fetched file: blob-<sha256>, git-<commit>
     sources/SHA256SUMS                         of sha256sum(1)
 
 It is a project like any other: ``sevkit -C FOLDER build`` finds the files that it would fetch in
-sources/, and hashes each before it is used. Equal inputs make equal folders.
+sources/, and hashes each before it is used. Equal inputs make equal folders. A folder is planned
+before it is left to anyone: one that would not give the project's image is refused.
 """
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sevkit.canonical import sha256_of
-from sevkit.engine import Task, Work
-from sevkit.errors import ImageError, RecipeError
+from sevkit.engine import Settings, Task, Work
+from sevkit.errors import ImageError, RecipeError, SevkitError
 from sevkit.project.lock import Lock
-from sevkit.recipe.file import files_of
-from sevkit.recipe.library import Library, built_in_root
+from sevkit.recipe.library import BUILT_IN, Library
 from sevkit.recipe.model import Recipe
 from sevkit.sources.pins import Pin
-from sevkit.stage import Plan
+from sevkit.stage import Plan, changes
 from sevkit.store.store import NOT_SOURCES, Store
+
+if TYPE_CHECKING:
+    from sevkit.project.project import Project
 
 SOURCES = "sources"
 SUMS = "SHA256SUMS"
@@ -34,36 +41,53 @@ SUMS = "SHA256SUMS"
 _README = """\
 # {name} {version}, with all that it is built from
 
-    sevkit -C . build {name} {options}
+    sevkit -C . build {asked} {options}
 
 needs sevkit, and the tools that it names where they are missing; no network and no filled store.
 `sources/` holds every file that would be fetched, `recipes/{name}.lock` says what each of them is.
 """
 
 
-def vendor(recipe: Recipe, plan: Plan, lock: Lock, library: Library, store: Store, to: Path) -> int:
+def vendor(
+    recipe: Recipe, variables: Mapping[str, str], project: "Project", settings: Settings, to: Path
+) -> int:
     """Write the folder `to`, which must not be there; how many fetched files are in it.
 
-    Every source of `plan` must be in `store`. Raises `RecipeError` for what lies outside of the
-    project, `ImageError` for a damaged store.
+    `variables` are those that `recipe` was asked for with. What the store lacks is fetched. Raises
+    `RecipeError` for what lies outside of the project or would give another image in `to`,
+    `SourceError` for what can't be fetched, `ImageError` for a damaged store.
     """
-    if to.exists():
+    if os.path.lexists(to):
         raise RecipeError(f"{to} is there already", hint="name a folder that is not")
-    draft = to.with_name(f".{to.name}.{os.getpid()}")
+    main = _place(project.files(recipe)[0], project.library)
+    project.fetch(recipe, settings)
+    plan, lock = project.plan(recipe), project.whole_lock(recipe)
+    draft = to.resolve().with_name(f".{to.name}.{os.getpid()}")
     try:
-        (draft / SOURCES).mkdir(parents=True)
-        for source, place in _project_files(recipe, plan, library):
+        draft.mkdir(parents=True)
+        for place, source in _project_files(recipe, plan, project).items():
             _copy(source, draft / place)
+        (draft / SOURCES).mkdir(exist_ok=True)
         sums = []
         for reference in sorted(plan.pins):
             name = reference.replace(":", "-")
-            shutil.copyfile(store.blob(reference), draft / SOURCES / name)
+            shutil.copyfile(project.store.blob(reference), draft / SOURCES / name)
             sums.append(f"{sha256_of(draft / SOURCES / name)}  {name}\n")
         (draft / SOURCES / SUMS).write_text("".join(sums))
         replace(lock, path=draft / "recipes" / f"{recipe.name}.lock").write(_configs(lock))
+        there = _alone(project, draft)
         options = "--locked --offline" if lock.configs else "--offline"
-        readme = _README.format(name=recipe.name, version=recipe.version, options=options)
+        asked = shlex.quote(_asked(draft / main, there))
+        readme = _README.format(
+            name=recipe.name, version=recipe.version, asked=asked, options=options
+        )
         (draft / "README.md").write_text(readme, encoding="utf-8")
+        differs = _differences(plan, there, draft / main, variables)
+        if differs:
+            raise RecipeError(
+                f"{recipe.name} can't be vendored: {to} would not give the same image",
+                why=differs.replace(str(draft), str(to)),
+            )
         draft.rename(to)
     finally:
         if draft.exists():
@@ -136,49 +160,84 @@ def _configs(lock: Lock) -> dict[str, bytes]:
     return files
 
 
-def _project_files(recipe: Recipe, plan: Plan, library: Library) -> Iterator[tuple[Path, Path]]:
-    """Every file and folder of the project that the plan rests on, and its place in the folder."""
-    for path in _recipes(recipe.name, library):
-        yield path, Path("recipes", path.name)
-    for name in (recipe.kernel.patches, recipe.firmware.patches):
-        if name is not None:
-            yield library.patches(name), Path("patches", name)
-    for path in sorted(set(plan.local.values())):
-        roots = [root for root in library.roots if path.is_relative_to(root)]
-        if not roots:
+def _project_files(recipe: Recipe, plan: Plan, project: "Project") -> Mapping[Path, Path]:
+    """Place in the folder → the file or folder that the plan rests on; folders come first."""
+    library, found = project.library, dict[Path, Path]()
+    names = [name for name in (recipe.kernel.patches, recipe.firmware.patches) if name is not None]
+    series = [library.patches(name) for name in names]
+    for path in [*project.files(recipe), *series, *plan.local.values()]:
+        place = _place(path, library)
+        other = found.setdefault(place, path)
+        if other.resolve() != path.resolve():
             raise RecipeError(
-                f"{path} lies outside of the project",
-                hint="only what is in the project's folder can be vendored",
+                f"{other} and {path} can't be vendored together", why=f"both would be {place}"
             )
-        place = path.relative_to(roots[0])
-        if place.parts[0] != "patches" and place.name != f"{recipe.name}.lock":
-            yield path, place
+    return dict(sorted(found.items(), key=lambda row: (not row[1].is_dir(), row[0])))
 
 
-def _recipes(name: str, library: Library) -> Iterator[Path]:
-    """The recipe and those that it extends, but for a built-in one whose name is taken."""
-    taken = set[str]()
-    for path in files_of(name, library):
-        if path.name in taken:
-            if not path.is_relative_to(built_in_root()):
-                raise RecipeError(f"two recipes called {path.name} can't be vendored together")
-            return
-        taken.add(path.name)
-        yield path
+def _place(path: Path, library: Library) -> Path:
+    """Where what lies in the project, or is built in, is in the folder. Raises `RecipeError`."""
+    for seen in (path, path.resolve()):
+        roots = [root for root in library.roots if seen.is_relative_to(root)]
+        if roots and ".." not in seen.parts:
+            root = max(roots, key=lambda root: len(root.parts))
+            return Path("" if root == library.roots[0] else BUILT_IN, seen.relative_to(root))
+    raise RecipeError(
+        f"{path} lies outside of the project",
+        hint="only what is in the project's folder can be vendored",
+    )
+
+
+def _alone(project: "Project", folder: Path) -> "Project":
+    """`folder` as a project of its own, of one who has nothing else: no network, nothing built in.
+
+    Plans in it build as those of `project` do.
+    """
+    there = replace(
+        project,
+        folder=folder,
+        store_root=folder / "no-store",
+        listener=lambda _: None,
+        locked=False,
+        offline=True,
+    )
+    there.library = Library((folder, folder / BUILT_IN))
+    return there
+
+
+def _asked(path: Path, there: "Project") -> str:
+    """How the recipe in `path` is asked for by one who stands in the folder."""
+    with contextlib.suppress(RecipeError):
+        if there.library.recipe(path.stem) == path:
+            return path.stem
+    return f"./{path.relative_to(there.folder)}"
+
+
+def _differences(plan: Plan, there: "Project", path: Path, variables: Mapping[str, str]) -> str:
+    """Why the recipe in `path` gives another image than `plan`; nothing where it does not."""
+    try:
+        planned = there.plan(there.recipe(str(path), variables))
+    except SevkitError as error:
+        return f"{error.what}\n{error.why}"
+    for ours, theirs in zip(plan.stages, planned.stages, strict=False):
+        if ours.key != theirs.key:
+            lines = changes(ours.record(), theirs.record(), str)
+            return "\n".join(f"{ours.name}: {line}" for line in lines)
+    return ""
 
 
 def _copy(source: Path, target: Path) -> None:
+    if os.path.lexists(target):  # in a folder that was copied
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(
-            *(source, target),
-            symlinks=True,
-            ignore=_left_out,
-            copy_function=_copy_file,
-            dirs_exist_ok=True,
-        )
-    else:
+    if not source.is_dir():
         _copy_file(source, target)
+    elif target.resolve().is_relative_to(source.resolve()):
+        raise RecipeError(f"{source} can't be vendored into itself")
+    else:
+        shutil.copytree(
+            *(source, target), symlinks=True, ignore=_left_out, copy_function=_copy_file
+        )
 
 
 def _left_out(folder: str, names: Sequence[str]) -> Sequence[str]:

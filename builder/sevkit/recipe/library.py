@@ -3,7 +3,8 @@
 
 A wheel carries the built-in ones in `sevkit/data/`; in a checkout they are the folders beside
 `builder/`. The project is the folder that the user names or stands in; folders above it are never
-searched, as make does not either. Finds files and never reads them.
+searched, as make does not either. A vendored project brings its built-in ones along, in
+`built-in/`, and needs none of this sevkit's. Finds files and never reads them.
 """
 
 import difflib
@@ -13,6 +14,9 @@ from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 from sevkit.errors import RecipeError
+
+BUILT_IN = "built-in"
+"""The folder of a vendored project that stands before what is built into this sevkit."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _COMPARED = 500
@@ -40,7 +44,11 @@ class Library:
     @classmethod
     def of(cls, project: Path) -> "Library":
         """The library of someone who works in the folder `project`."""
-        return cls(tuple(dict.fromkeys([project.resolve(), built_in_root()])))
+        vendored = project.resolve() / BUILT_IN
+        brought = [vendored] if is_there(vendored, folder=True) else []
+        library = cls(tuple(dict.fromkeys([project.resolve(), *brought, built_in_root()])))
+        library.observe([vendored])
+        return library
 
     @property
     def observed(self) -> Set[Path]:
