@@ -9,7 +9,7 @@ those of any other sysroot.
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +60,12 @@ class Toolchain:
     def sandbox(self) -> Sandbox:
         """As the option of the command line says it."""
         return "bwrap" if self.confined else "none"
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """The options of the command line that say so, but for what is said by none."""
+        flags = [] if self.suite is None else ["--toolchain", self.name]
+        return flags if self.confined else [*flags, "--sandbox", self.sandbox]
 
 
 HOST = Toolchain()

@@ -218,6 +218,8 @@ def test_a_vendored_folder_is_all_that_a_build_elsewhere_needs(
     subprocess.run(["diff", "-r", folder, tmp_path / "twin"], check=True)
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder / "sources", check=True)
     assert sevkit("-C", project, "vendor", folder, RECIPE).returncode == 2
+    command = f"sevkit -C . build {RECIPE} --locked --offline\n"
+    assert command in (folder / "README.md").read_text()
 
     shutil.rmtree(project)
     for number, target in enumerate((f"{RECIPE}:initramfs", f"{RECIPE}:firmware")):

@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from sevkit import plan as planning
+from sevkit.canonical import sha256_of
 from sevkit.engine import Settings
 from sevkit.errors import RecipeError
 from sevkit.events import Event
+from sevkit.project.lock import Lock, config_key
 from sevkit.project.project import Project
 from sevkit.project.vendor import vendor
 from sevkit.recipe import library
 from sevkit.recipe.library import built_in_root
+from sevkit.sources import DebGroup, Pin
 from sevkit.stage import Plan
+from sevkit.toolchain import HOST, Toolchain, packages
 
 RECIPE = """\
 schema = 1
@@ -56,6 +60,7 @@ class Vendoring:
         self.above = folder
         self.folder = folder / "project"
         self.to = folder / "vendored"
+        self.toolchain = HOST
         for name in ("linux.tar", "agent", "fw"):
             self.write(f"files/{name}", name)
         self.write("recipes/mini.toml", RECIPE)
@@ -67,7 +72,7 @@ class Vendoring:
         return path
 
     def project(self, folder: Path) -> Project:
-        return Project(folder, folder / "out", self.above / "store", heard)
+        return Project(folder, folder / "out", self.above / "store", heard, self.toolchain)
 
     def plan(self, folder: Path, name: str, **variables: str) -> Plan:
         project = self.project(folder)
@@ -141,6 +146,46 @@ def test_a_recipe_is_where_it_was_and_asked_for_as_that_wants(
     monkeypatch.chdir(vendoring.to)
     assert f"build {asked} " in command(vendoring.to)
     assert keys(vendoring.plan(vendoring.to, asked)) == keys(vendoring.plan(vendoring.folder, word))
+
+
+def test_its_command_has_all_that_decides_what_is_built(
+    vendoring: Vendoring, tmp_path: Path
+) -> None:
+    """Variables, tools, and the lock only where it holds the kernel configuration for them."""
+    group = DebGroup(packages=packages(), suite="trixie")
+    with vendoring.project(vendoring.folder).store.scratch() as scratch:
+        (scratch / "deb").write_text("a package")
+        reference = f"blob:{sha256_of(scratch / 'deb')}"
+        vendoring.project(vendoring.folder).store.add_blob(scratch / "deb", reference)
+    origin = {"kind": "deb", "version": "1", "path": "pool/p.deb"}
+    pins = [
+        Pin(reference, f"{name}.deb", 9, {**origin, "package": name}) for name in group.packages
+    ]
+    vendoring.project(vendoring.folder).memory.remember(group, pins)
+
+    def said(name: str, toolchain: Toolchain, **variables: str) -> str:
+        vendoring.to, vendoring.toolchain = tmp_path / name, toolchain
+        vendoring.vendor("mini", **variables)
+        here = vendoring.plan(vendoring.folder, "mini", **variables)
+        assert keys(vendoring.plan(vendoring.to, "mini", **variables)) == keys(here)
+        return command(vendoring.to)
+
+    trixie = Toolchain("trixie")
+    build = "sevkit -C . build mini"
+    assert said("plain", HOST) == f"{build} --offline"
+    key = config_key(vendoring.plan(vendoring.folder, "mini", packing="gzip").stage("kernel"))
+    config = b"CONFIG_64BIT=y\n"
+    lock = Lock(vendoring.folder / "recipes" / "mini.lock", "mini")
+    lock = lock.with_config(key, "6.12", config, "host", {"packing": "gzip"})
+    lock.write({"mini-6.12.config": config})
+    assert said("other", HOST) == f"{build} --offline"
+    assert said("locked", HOST, packing="gzip") == f"{build} packing=gzip --locked --offline"
+    both = said("both", HOST, packing="gzip", level="two words")
+    assert both == f"{build} packing=gzip 'level=two words' --locked --offline"
+    tools = said("tools", trixie, packing="gzip")
+    assert tools == f"{build} packing=gzip --offline --toolchain debian:trixie"
+    open_ = said("open", Toolchain(confined=False), packing="gzip")
+    assert open_ == f"{build} packing=gzip --locked --offline --sandbox none"
 
 
 def test_a_recipe_extends_there_what_it_extends_in_the_project(vendoring: Vendoring) -> None:

@@ -65,8 +65,7 @@ def lock(
 def vendor(place: Place, /, folder: Path, words: tuple[str, ...], **flags: Any) -> None:
     """Write all that RECIPE is built from into FOLDER, to build elsewhere without network.
 
-    There: sevkit -C FOLDER build RECIPE --locked --offline, without --locked where no lock held the
-    kernel configuration.
+    Its README.md has the command that builds there.
     """
     from sevkit.events import Result
     from sevkit.project.vendor import vendor as write

@@ -93,11 +93,7 @@ class Project:
 
     def command(self, verb: str, recipe: Recipe, *flags: str) -> str:
         """The command line that does `verb` for `recipe` as it was asked for, with these tools."""
-        words = [*self._asked.get(recipe.name, [recipe.name]), *flags]
-        if self.toolchain.suite is not None:
-            words += ["--toolchain", self.toolchain.name]
-        if not self.toolchain.confined:
-            words += ["--sandbox", self.toolchain.sandbox]
+        words = [*self._asked.get(recipe.name, [recipe.name]), *flags, *self.toolchain.flags]
         return shlex.join(["sevkit", verb, *words])
 
     def pins(self, recipe: Recipe) -> Pins:

@@ -30,6 +30,7 @@ from sevkit.recipe.library import BUILT_IN, Library
 from sevkit.recipe.model import Recipe
 from sevkit.sources.pins import Pin
 from sevkit.stage import Plan, changes
+from sevkit.stages.kernel import LOCKED_CONFIG
 from sevkit.store.store import NOT_SOURCES, Store
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ SUMS = "SHA256SUMS"
 _README = """\
 # {name} {version}, with all that it is built from
 
-    sevkit -C . build {asked} {options}
+    {command}
 
 needs sevkit, and the tools that it names where they are missing; no network and no filled store.
 `sources/` holds every file that would be fetched, `recipes/{name}.lock` says what each of them is.
@@ -75,12 +76,9 @@ def vendor(
             sums.append(f"{sha256_of(draft / SOURCES / name)}  {name}\n")
         (draft / SOURCES / SUMS).write_text("".join(sums))
         replace(lock, path=draft / "recipes" / f"{recipe.name}.lock").write(_configs(lock))
-        there = _alone(project, draft)
-        options = "--locked --offline" if lock.configs else "--offline"
-        asked = shlex.quote(_asked(draft / main, there))
-        readme = _README.format(
-            name=recipe.name, version=recipe.version, asked=asked, options=options
-        )
+        there = _alone(project, draft, locked=LOCKED_CONFIG in plan.stage("kernel").inputs)
+        command = _command(there, draft / main, variables)
+        readme = _README.format(name=recipe.name, version=recipe.version, command=command)
         (draft / "README.md").write_text(readme, encoding="utf-8")
         differs = _differences(plan, there, draft / main, variables)
         if differs:
@@ -188,29 +186,29 @@ def _place(path: Path, library: Library) -> Path:
     )
 
 
-def _alone(project: "Project", folder: Path) -> "Project":
-    """`folder` as a project of its own, of one who has nothing else: no network, nothing built in.
-
-    Plans in it build as those of `project` do.
-    """
+def _alone(project: "Project", folder: Path, *, locked: bool) -> "Project":
+    """`folder` as the project of one who has nothing else: no network, store or built-in recipe."""
     there = replace(
         project,
         folder=folder,
         store_root=folder / "no-store",
         listener=lambda _: None,
-        locked=False,
+        locked=locked,
         offline=True,
     )
     there.library = Library((folder, folder / BUILT_IN))
     return there
 
 
-def _asked(path: Path, there: "Project") -> str:
-    """How the recipe in `path` is asked for by one who stands in the folder."""
+def _command(there: "Project", path: Path, variables: Mapping[str, str]) -> str:
+    """What builds the recipe in `path` for one who stands in the folder that is `there`."""
+    asked = f"./{path.relative_to(there.folder)}"
     with contextlib.suppress(RecipeError):
         if there.library.recipe(path.stem) == path:
-            return path.stem
-    return f"./{path.relative_to(there.folder)}"
+            asked = path.stem
+    words = [asked, *(f"{name}={value}" for name, value in variables.items())]
+    words += ["--locked", "--offline"] if there.locked else ["--offline"]
+    return shlex.join(["sevkit", "-C", ".", "build", *words, *there.toolchain.flags])
 
 
 def _differences(plan: Plan, there: "Project", path: Path, variables: Mapping[str, str]) -> str:
