@@ -38,8 +38,8 @@ from sevkit.engine import Engine, Settings, find_work, result  # noqa: E402
 from sevkit.image import output  # noqa: E402
 from sevkit.image.manifest import verify  # noqa: E402
 from sevkit.sources import Pin  # noqa: E402
-from sevkit.stage import Plan, Runner, Stage  # noqa: E402
-from sevkit.store.store import Store, list_local, list_tree, tree_digest  # noqa: E402
+from sevkit.stage import Local, Plan, Runner, Stage  # noqa: E402
+from sevkit.store.store import Store, list_tree, tree_digest  # noqa: E402
 
 DONE, FULL, FAILED = 0, 10, 11
 _FETCHED = random.Random(5).randbytes(200_000)
@@ -94,7 +94,7 @@ class Lab:
             sample_image(folder / "bench").rename(folder / "template")
         fetched = f"blob:{hashlib.sha256(_FETCHED).hexdigest()}"
         pin = Pin(fetched, "fetched", len(_FETCHED), {"kind": "url"})
-        template = f"tree:{tree_digest(list_local(folder / 'template'))}"
+        template = f"tree:{tree_digest(list_tree(folder / 'template'))}"
 
         def stage(name: str, **inputs: str) -> Stage:
             return Stage(name, "crash", 1, {"name": name, "text": text}, inputs)
@@ -107,7 +107,7 @@ class Lab:
             recipe=_Recipe(),  # type: ignore[arg-type]
             stages=(source, tools, kernel, image),
             pins={pin.reference: pin},
-            local={template: folder / "template"},
+            local={template: Local(folder / "template")},
         )
         return cls(folder, plan)
 

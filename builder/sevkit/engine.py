@@ -181,8 +181,8 @@ class Engine:
         self._check_host(work)
         with full_disk_explained(self._store.root, self._settings.logs):
             self._settings.logs.mkdir(parents=True, exist_ok=True)
-            for reference, path in self._plan.local.items():
-                self._store.add_local(path, reference)
+            for reference, local in self._plan.local.items():
+                self._store.add_local(local, reference)
         for stage in work.cached:
             self._listener(TaskFinished(stage.name, "cached", 0))
         errors = self._run_tasks(dict(work.tasks))

@@ -5,10 +5,9 @@ Planning reads the project's files and asks host tools for their versions; it ne
 network and writes nothing.
 """
 
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -20,7 +19,7 @@ from sevkit.recipe.library import Library
 from sevkit.recipe.model import FileSource, Recipe, Source
 from sevkit.sandbox import ENVIRONMENT
 from sevkit.sources.pins import DebGroup, Pin, without_credentials
-from sevkit.stage import Plan, PlanFunction, Stage
+from sevkit.stage import Local, Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
 from sevkit.stages.edk2 import plan_edk2
 from sevkit.stages.edk2_tools import plan_edk2_tools
@@ -31,10 +30,12 @@ from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import LOCKED_CONFIG, plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
-from sevkit.store.store import NOT_SOURCES, list_local, tree_digest
+from sevkit.store.store import list_tree, tree_digest
 from sevkit.toolchain import CHECKS, GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}
+_HISTORY = frozenset({".git"})
+"""What git keeps in a folder that is a source: large, never twice the same, and no source."""
 
 LockedConfig = Callable[[Stage], Path | None]
 """Where the configuration that is locked for a kernel stage is; None without one."""
@@ -121,7 +122,7 @@ def _planned(
         recipe=recipe,
         stages=tuple(planner.stages.values()),
         pins={pin.reference: pin for group in pins.values() for pin in group},
-        local=planner.local_paths,
+        local=planner.local_places,
     )
 
 
@@ -135,7 +136,7 @@ class _Planner:
     toolchain: Toolchain = HOST
     locked_config: LockedConfig | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
-    local_paths: dict[str, Path] = field(default_factory=dict)
+    local_places: dict[str, Local] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def surrounded(self, stage: Stage) -> Stage:
@@ -160,29 +161,31 @@ class _Planner:
     def source(self, name: str) -> str:
         source = self.recipe.sources[name]
         if isinstance(source, FileSource):
-            return self.local(source.file)
+            return self.local(source.file, leave_out=_HISTORY)
         [pin] = self.pins[name]
         return pin.reference
 
     def source_files(self, name: str) -> Mapping[str, str]:
         source = self.recipe.sources[name]
         if isinstance(source, FileSource):
-            return {name: self.local(source.file)}
+            return {name: self.source(name)}
         return {pin.name: pin.reference for pin in self.pins[name]}
 
     def debs(self, group: str) -> Mapping[str, str]:
         return {pin.name: pin.reference for pin in self.pins[f"debs:{group}"]}
 
-    def local(self, path: Path) -> str:
+    def local(self, path: Path, *, leave_out: Collection[str] = ()) -> str:
+        rows: list[dict[str, Json]] = []
         try:
             if path.is_dir():
-                reference = f"tree:{tree_digest(list_local(path))}"
+                rows = list_tree(path, leave_out=leave_out)
+                reference = f"tree:{tree_digest(rows)}"
             else:
                 reference = f"blob:{sha256_of(path)}"
         except OSError as error:
             raise RecipeError(f"{error.filename or path}: {error.strerror}") from error
-        self.local_paths[reference] = path
-        self.library.observe([path, *_inside(path)])
+        self.local_places[reference] = Local(path, frozenset(leave_out))
+        self.library.observe([path, *(path / str(row["path"]) for row in rows)])
         return reference
 
     def stage(self, name: str) -> str:
@@ -217,7 +220,7 @@ class _Planner:
                 "inputs": {
                     role: reference
                     for role, reference in stage.inputs.items()
-                    if reference in self.local_paths
+                    if reference in self.local_places
                 },
             }
             for stage in self.stages.values()
@@ -238,12 +241,6 @@ class _Planner:
             if pin.origin["package"] == package:
                 return f"{package} {pin.origin['version']} ({self.toolchain.name})"
         raise RecipeError(f"{self.toolchain.name} has no package {package}")
-
-
-def _inside(path: Path) -> Iterator[Path]:
-    for folder, folder_names, file_names in os.walk(path):
-        folder_names[:] = [name for name in folder_names if name not in NOT_SOURCES]
-        yield from (Path(folder, name) for name in [*folder_names, *file_names])
 
 
 def tool_version(name: str) -> str:

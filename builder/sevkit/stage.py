@@ -12,7 +12,7 @@ References name content, never places:
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -66,6 +66,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Local:
+    """A file or folder of this machine; of a folder all but what `leave_out` names at its top."""
+
+    path: Path
+    leave_out: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Stages in an order in which they can be built, and where everything they name is found."""
 
@@ -73,8 +81,8 @@ class Plan:
     stages: tuple[Stage, ...]
     pins: Mapping[str, "Pin"]
     """Reference → the file to fetch."""
-    local: Mapping[str, Path]
-    """Reference → a file or folder of this machine."""
+    local: Mapping[str, Local]
+    """Reference → where it is found on this machine."""
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`. Raises `RecipeError` naming those there are."""
@@ -133,8 +141,11 @@ class Planner(Protocol):
         A group is ``initramfs`` (`initramfs.debs`), ``agent`` (`agent.debs`) or ``toolchain``.
         """
 
-    def local(self, path: Path) -> str:
-        """The `blob:` or `tree:` reference of a file or folder on this machine."""
+    def local(self, path: Path, *, leave_out: Collection[str] = ()) -> str:
+        """The `blob:` or `tree:` reference of a file or folder on this machine.
+
+        What a folder has at its top under a name in `leave_out` is no part of it.
+        """
 
     def stage(self, name: str) -> str:
         """The `stage:` reference of a stage planned earlier."""

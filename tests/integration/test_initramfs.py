@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ class Workshop:
     def debs(self, group: str) -> Mapping[str, str]:
         return {deb.name: self.local(deb) for deb in self.packages[group]}
 
-    def local(self, path: Path) -> str:
+    def local(self, path: Path, *, leave_out: Collection[str] = ()) -> str:
         if path.is_dir():
-            reference = f"tree:{tree_digest(list_tree(path))}"
+            reference = f"tree:{tree_digest(list_tree(path, leave_out=leave_out))}"
         else:
             reference = f"blob:{sha256_of(path)}"
         self.places[reference] = path

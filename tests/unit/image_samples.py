@@ -4,7 +4,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Bench:
     def source(self, name: str) -> str:
         return self.local(self.recipe.sources[name].file)  # type: ignore[union-attr]
 
-    def local(self, path: Path) -> str:
+    def local(self, path: Path, *, leave_out: Collection[str] = ()) -> str:
         place = self.folder / path
         kind, content = "blob", place
         if place.is_dir():

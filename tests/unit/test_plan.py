@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sevkit.recipe.file import load
 from sevkit.recipe.library import Library
 from sevkit.sources import Pin
 from sevkit.stage import Plan, changes
+from sevkit.store.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -42,8 +44,8 @@ def a_plan(name: str, project: Path = REPOSITORY, **overrides: str) -> Plan:
 def readable(plan: Plan) -> list[dict[str, Json]]:
     """The records, with local content and other stages by name instead of by digest."""
     names = {stage.reference: f"stage {stage.name}" for stage in plan.stages}
-    for reference, path in plan.local.items():
-        names[reference] = f"local {path.relative_to(REPOSITORY)}"
+    for reference, local in plan.local.items():
+        names[reference] = f"local {local.path.relative_to(REPOSITORY)}"
     text = json.dumps([{"name": stage.name, **stage.record()} for stage in plan.stages])
     for reference, name in names.items():
         text = text.replace(reference, name)
@@ -113,6 +115,56 @@ def test_changes_between_two_records_are_told_by_path() -> None:
         "params.a: 1 → 2",
         "params.b.1: gone, was 2",
     ]
+
+
+def folder_with(place: Path, *paths: str) -> None:
+    for path in paths:
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_text(path)
+
+
+@pytest.mark.usefixtures("tools")
+def test_of_a_folder_only_what_nobody_wrote_is_left_out_and_only_at_its_top(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    folder_with(project / "linux", ".git/HEAD", "Makefile", "tools/build/Makefile", "build/x")
+    folder_with(project / "app", ".git/HEAD", "build/index.js", "lib/__pycache__/a.pyc")
+    folder_with(project / "agent", ".git", "build/main.o", "__pycache__/a.pyc", "main.c")
+    folder_with(project / "agent", "gen/build/table.h", "gen/__pycache__/a.pyc")
+    (project / "recipes").mkdir()
+    (project / "recipes" / "own.toml").write_text(
+        'schema = 1\nextends = "sev-guest"\nname = "own"\n'
+        '[sources.tree]\nfile = "../linux"\n[kernel]\nsource = "tree"\n'
+        '[initramfs]\nfiles = { "/opt/app" = "../app" }\n'
+        '[agent]\npath = "../agent"\nbinary = "init"\n'
+    )
+    plan = a_plan("own", project)
+    store = Store(tmp_path / "store")
+
+    def taken(stage: str, role: str) -> set[str]:
+        reference = plan.stage(stage).inputs[role]
+        store.add_local(plan.local[reference], reference)
+        store.lay_out(reference, tmp_path / stage)
+        files = (path for path in (tmp_path / stage).rglob("*") if path.is_file())
+        return {str(path.relative_to(tmp_path / stage)) for path in files}
+
+    assert taken("kernel", "source") == {"Makefile", "tools/build/Makefile", "build/x"}
+    assert taken("initramfs", "files/opt/app") == {
+        *(".git/HEAD", "build/index.js", "lib/__pycache__/a.pyc")
+    }
+    assert taken("agent", "folder") == {"main.c", "gen/build/table.h", "gen/__pycache__/a.pyc"}
+    sources = json.dumps(plan.stage("image").params["sources"])
+    assert plan.stage("agent").inputs["folder"] in sources
+    assert plan.stage("kernel").inputs["source"] in sources
+
+    folder_with(project / "agent", "build/more.o")
+    folder_with(project / "linux", ".git/ORIG_HEAD")
+    assert a_plan("own", project).stage("image").key == plan.stage("image").key
+    folder_with(project / "app", "build/more.js")
+    assert a_plan("own", project).stage("initramfs").key != plan.stage("initramfs").key
+    agent = project / "agent"
+    shutil.rmtree(agent / "build")
+    (agent / "build").write_text("#!/bin/sh\n")
+    assert a_plan("own", project).stage("agent").key != plan.stage("agent").key, "a file is written"
 
 
 @pytest.mark.usefixtures("tools")

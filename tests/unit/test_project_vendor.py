@@ -290,3 +290,23 @@ def test_a_folder_that_could_not_be_read_or_gives_another_image_is_refused(
         vendoring.vendor()
     vendoring.to = tmp_path / "vendored"
     vendoring.vendor()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_of_a_folder_it_has_all_that_the_plan_has(vendoring: Vendoring, whole: bool) -> None:
+    """A source is taken without what git keeps in it, a folder of the initramfs with it."""
+    for path in (".git/HEAD", "Makefile", "tools/build/Makefile", "build/x"):
+        vendoring.write(f"files/tree/{path}", path)
+    (vendoring.folder / "files/tree/link").symlink_to("Makefile")
+    text = RECIPE.replace("../files/linux.tar", "../files/tree")
+    if whole:
+        text += '[initramfs.files]\n"/usr/tree" = "../files/tree"\n'
+    vendoring.write("recipes/mini.toml", text)
+    vendoring.vendor()
+    tree = vendoring.to / "files" / "tree"
+    found = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
+    rest = {"Makefile", "link", "tools/build/Makefile", "build/x"}
+    assert found == (rest | {".git/HEAD"} if whole else rest)
+    assert keys(vendoring.plan(vendoring.to, "mini")) == keys(
+        vendoring.plan(vendoring.folder, "mini")
+    )

@@ -12,7 +12,7 @@ import pytest
 from sevkit.canonical import sha256_of
 from sevkit.disk import full_disk_explained
 from sevkit.errors import ImageError, SevkitError
-from sevkit.stage import Stage
+from sevkit.stage import Local, Stage
 from sevkit.store.store import Store, list_tree, tree_digest
 
 
@@ -132,12 +132,21 @@ def test_a_commit_names_the_blob_of_its_archive(store: Store, tmp_path: Path) ->
 def test_a_local_folder_is_kept_and_laid_out_again(store: Store, tmp_path: Path) -> None:
     folder = a_result(tmp_path / "agent")
     reference = f"tree:{tree_digest(list_tree(folder))}"
-    store.add_local(folder, reference)
+    store.add_local(Local(folder), reference)
     store.lay_out(reference, tmp_path / "again")
     assert list_tree(tmp_path / "again") == list_tree(folder)
     (folder / "file").write_text("changed")
     with pytest.raises(ImageError, match="changed while"):
-        store.add_local(folder, reference)
+        store.add_local(Local(folder), reference)
+
+
+def test_a_name_is_left_out_at_the_top_of_a_folder_alone(tmp_path: Path) -> None:
+    for path in ("build/x", "lib/build/y", "buildings"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    (tmp_path / ".git").write_text("gitdir: elsewhere")
+    paths = [row["path"] for row in list_tree(tmp_path, leave_out={"build", ".git"})]
+    assert paths == ["buildings", "lib", "lib/build", "lib/build/y"]
 
 
 def test_the_digest_of_a_folder_ignores_order_times_and_umask(tmp_path: Path) -> None:

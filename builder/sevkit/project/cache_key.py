@@ -41,7 +41,7 @@ def inputs_of(recipe: Recipe, project: Project) -> Inputs:
     locked_config = partial(project.locked_config, lock)
     plan = make_plan(recipe, project.library, pins, project.toolchain, locked_config)
     files = [(path, f"blob:{sha256_of(path)}") for path in project.files(recipe)]
-    files += [(path, reference) for reference, path in plan.local.items()]
+    files += [(local.path, reference) for reference, local in plan.local.items()]
     for path, reference in files:
         roots = [root for root in project.library.roots if path.is_relative_to(root)]
         rows.append(("file", f"{path.relative_to(roots[0]) if roots else path.name} {reference}"))

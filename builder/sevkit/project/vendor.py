@@ -17,7 +17,7 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +29,9 @@ from sevkit.project.lock import Lock
 from sevkit.recipe.library import BUILT_IN, Library
 from sevkit.recipe.model import Recipe
 from sevkit.sources.pins import Pin
-from sevkit.stage import Plan, changes
+from sevkit.stage import Local, Plan, changes
 from sevkit.stages.kernel import LOCKED_CONFIG
-from sevkit.store.store import NOT_SOURCES, Store
+from sevkit.store.store import Store
 
 if TYPE_CHECKING:
     from sevkit.project.project import Project
@@ -158,19 +158,22 @@ def _configs(lock: Lock) -> dict[str, bytes]:
     return files
 
 
-def _project_files(recipe: Recipe, plan: Plan, project: "Project") -> Mapping[Path, Path]:
+def _project_files(recipe: Recipe, plan: Plan, project: "Project") -> Mapping[Path, Local]:
     """Place in the folder → the file or folder that the plan rests on; folders come first."""
-    library, found = project.library, dict[Path, Path]()
+    library, found = project.library, dict[Path, Local]()
     names = [name for name in (recipe.kernel.patches, recipe.firmware.patches) if name is not None]
     series = [library.patches(name) for name in names]
-    for path in [*project.files(recipe), *series, *plan.local.values()]:
-        place = _place(path, library)
-        other = found.setdefault(place, path)
-        if other.resolve() != path.resolve():
+    for local in [*map(Local, [*project.files(recipe), *series]), *plan.local.values()]:
+        place = _place(local.path, library)
+        other = found.setdefault(place, local)
+        if other.path.resolve() != local.path.resolve():
             raise RecipeError(
-                f"{other} and {path} can't be vendored together", why=f"both would be {place}"
+                f"{other.path} and {local.path} can't be vendored together",
+                why=f"both would be {place}",
             )
-    return dict(sorted(found.items(), key=lambda row: (not row[1].is_dir(), row[0])))
+        # Of two that share a folder each must find what it takes.
+        found[place] = replace(other, leave_out=local.leave_out & other.leave_out)
+    return dict(sorted(found.items(), key=lambda row: (not row[1].path.is_dir(), row[0])))
 
 
 def _place(path: Path, library: Library) -> Path:
@@ -224,22 +227,21 @@ def _differences(plan: Plan, there: "Project", path: Path, variables: Mapping[st
     return ""
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Local, target: Path) -> None:
+    def left_out(folder: str, names: Collection[str]) -> Collection[str]:
+        return source.leave_out if Path(folder) == source.path else ()
+
     if os.path.lexists(target):  # in a folder that was copied
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not source.is_dir():
-        _copy_file(source, target)
-    elif target.resolve().is_relative_to(source.resolve()):
-        raise RecipeError(f"{source} can't be vendored into itself")
+    if not source.path.is_dir():
+        _copy_file(source.path, target)
+    elif target.resolve().is_relative_to(source.path.resolve()):
+        raise RecipeError(f"{source.path} can't be vendored into itself")
     else:
         shutil.copytree(
-            *(source, target), symlinks=True, ignore=_left_out, copy_function=_copy_file
+            *(source.path, target), symlinks=True, ignore=left_out, copy_function=_copy_file
         )
-
-
-def _left_out(folder: str, names: Sequence[str]) -> Sequence[str]:
-    return [name for name in names if name in NOT_SOURCES and Path(folder, name).is_dir()]
 
 
 def _copy_file(source: str | Path, target: str | Path) -> None:

@@ -29,6 +29,8 @@ TOOLS = {"gcc": "gcc", "make": "make", "strip": "binutils"}
 _SPDX_LINE = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+() -]*[A-Za-z0-9.+)])")
 _HEAD_BYTES = 4096
 _STRIPPED = "stripped"
+_PRODUCTS = ("build", "__pycache__")
+"""Folders that a make by hand fills (O of our own Makefile), and Python where it calls that."""
 
 
 def plan_agent(planner: Planner) -> Stage:
@@ -44,13 +46,20 @@ def plan_agent(planner: Planner) -> Stage:
             "strip": planner.tool("strip"),
             **stated,
         }
-        inputs = {"folder": planner.local(agent.path), "sysroot": planner.stage("agent-sysroot")}
+        folder = agent_folder(planner, agent.path)
+        inputs = {"folder": folder, "sysroot": planner.stage("agent-sysroot")}
         return Stage("agent", "agent", VERSION, params, inputs)
     assert agent.source is not None  # a recipe has one or the other
     outer = getattr(planner.recipe.sources[agent.source], "member", None)
     members = [member for member in (outer, agent.member) if member is not None]
     params = {"source": agent.source, "members": members, **stated}
     return Stage("agent", "agent", VERSION, params, {"source": planner.source(agent.source)})
+
+
+def agent_folder(planner: Planner, path: Path) -> str:
+    """The reference of the agent's sources: `path` without history, and products at its top."""
+    products = {name for name in _PRODUCTS if (path / name).is_dir()}
+    return planner.local(path, leave_out={".git", *products})
 
 
 def build_agent(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:

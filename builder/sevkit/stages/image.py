@@ -30,6 +30,7 @@ from sevkit.kconfig.fragment import merge, parse_fragment
 from sevkit.printable import printable
 from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
+from sevkit.stages.agent import agent_folder
 
 VERSION = 9
 
@@ -108,7 +109,7 @@ def _local_sources(planner: Planner) -> Iterator[Mapping[str, Json]]:
         if name in names and isinstance(source, FileSource)
     }
     if recipe.agent.path is not None:
-        references["agent.path"] = planner.local(recipe.agent.path)
+        references["agent.path"] = agent_folder(planner, recipe.agent.path)
     for name, reference in sorted(references.items()):
         origin: Mapping[str, Json] = {"kind": "file"}
         yield {

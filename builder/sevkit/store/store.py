@@ -32,7 +32,7 @@ from pathlib import Path
 from sevkit.canonical import Json, canonical_json, sha256_of
 from sevkit.disk import fsync, full_disk_explained, remove, settle
 from sevkit.errors import HostError, ImageError
-from sevkit.stage import Stage
+from sevkit.stage import Local, Stage
 from sevkit.store.leases import (
     Leases,
     locked,
@@ -42,9 +42,6 @@ from sevkit.store.leases import (
     try_lock,
     widen,
 )
-
-NOT_SOURCES = frozenset({".git", "__pycache__", "build"})
-"""Folders of a project that hold products or history, and so are no input of a stage."""
 
 _FOLDERS = (
     *("blobs", "commits", "entries", "last", "leases", "leftovers", "locks", "partial", "pins"),
@@ -63,13 +60,15 @@ def default_root(environment: Mapping[str, str]) -> Path:
 def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, Json]]:
     """Every path below `root`, sorted: type, executable bit, size, SHA-256 or link target.
 
-    Folders called as in `leave_out` are passed over. Raises `ImageError` for anything but files,
-    folders and symbolic links.
+    What `root` itself has under a name in `leave_out` is passed over. Raises `ImageError` for
+    anything but files, folders and symbolic links.
     """
     rows: list[dict[str, Json]] = []
     files: list[tuple[int, Path]] = []
     for folder, folder_names, file_names in os.walk(root):
-        folder_names[:] = [name for name in folder_names if name not in leave_out]
+        if folder == os.fspath(root):
+            folder_names[:] = [name for name in folder_names if name not in leave_out]
+            file_names[:] = [name for name in file_names if name not in leave_out]
         for name in [*folder_names, *file_names]:
             path = Path(folder, name)
             status = path.lstat()
@@ -91,11 +90,6 @@ def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, 
         ):
             rows[index]["sha256"] = digest
     return sorted(rows, key=lambda row: str(row["path"]))
-
-
-def list_local(root: Path) -> list[dict[str, Json]]:
-    """`list_tree` of a project's folder, without what tools leave in it."""
-    return list_tree(root, leave_out=NOT_SOURCES)
 
 
 def tree_digest(rows: list[dict[str, Json]]) -> str:
@@ -276,11 +270,12 @@ class Store:
 
     # --- local files and folders -------------------------------------------------------------
 
-    def add_local(self, path: Path, reference: str) -> None:
+    def add_local(self, local: Local, reference: str) -> None:
         """Copy a file (`blob:`) or folder (`tree:`) of this machine into the store.
 
         Raises `ImageError` when it changed since the plan was made.
         """
+        path = local.path
         kind, _, digest = reference.partition(":")
         changed = ImageError(f"{path} changed while the build was starting", hint="build again")
         if kind == "blob":
@@ -291,12 +286,12 @@ class Store:
                         raise changed
                     self.add_blob(scratch / "file", reference)
             return
-        rows = list_local(path)
+        rows = list_tree(path, leave_out=local.leave_out)
         if tree_digest(rows) != digest:
             raise changed
         for row in rows:
             if row["type"] == "file":
-                self.add_local(path / str(row["path"]), f"blob:{row['sha256']}")
+                self.add_local(Local(path / str(row["path"])), f"blob:{row['sha256']}")
         if not self.has_blob(f"blob:{digest}"):
             with self.scratch() as scratch:
                 (scratch / "listing").write_text(canonical_json(rows), encoding="utf-8")
