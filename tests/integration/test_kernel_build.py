@@ -175,6 +175,7 @@ def test_a_compilation_that_broke_off_gives_the_bytes_of_a_whole_one_at_another_
     facts = json.loads((whole / "kernel.json").read_text())
     assert facts["release"].startswith("6.12.")
     assert facts["initramfs"] == "builtin"
+    assert facts["initramfs_sha256"] == hashlib.sha256(archive).hexdigest()
     assert facts["config_sha256"] == hashlib.sha256(config.encode()).hexdigest()
     assert facts["bzimage_bytes"] == (whole / "vmlinuz").stat().st_size
     assert "gcc" in facts["compiler"]

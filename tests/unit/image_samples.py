@@ -148,7 +148,8 @@ class Bench:
 
     def others(self, *, version: str = "6.12.30", placement: str = "separate") -> None:
         """Results of kernel, initramfs and agent."""
-        kernel = bzimage()
+        kernel, archive = bzimage(), b"compressed"
+        archive_sha256 = hashlib.sha256(archive).hexdigest()
         self.made_up(
             "kernel",
             {
@@ -173,10 +174,10 @@ class Bench:
                     "compiler": "gcc 12.2.0",
                     "bzimage_bytes": len(kernel),
                     "initramfs": placement,
+                    "initramfs_sha256": archive_sha256 if placement == "builtin" else None,
                 },
             },
         )
-        archive = b"compressed"
         package = {
             "name": "crun",
             "version": "1.8",
@@ -196,7 +197,7 @@ class Bench:
                     "level": 10,
                     "compressor": "zstd 1.5.4",
                     "size": len(archive),
-                    "sha256": hashlib.sha256(archive).hexdigest(),
+                    "sha256": archive_sha256,
                     "archive_size": 6 << 20,
                     "archive_sha256": "c" * 64,
                     "paths": len(PATHS),
@@ -227,6 +228,12 @@ class Bench:
         self.stages["firmware"], self.places[stage.reference] = stage, out
         return out
 
+    def proof(self) -> None:
+        """What the stage firmware-proof would say of the firmware that was built."""
+        digest = hashlib.sha256((self.folder / "stage-firmware" / "firmware.fd").read_bytes())
+        proof = {"firmware_sha256": digest.hexdigest(), "refuses": []}
+        self.made_up("firmware-proof", {"proof.json": proof})
+
     def image(self) -> Path:
         """Build the image stage."""
         stage = plan_image(self)  # type: ignore[arg-type]
@@ -244,7 +251,7 @@ def measured_image(folder: Path, firmware: bytes) -> Path:
     (folder / "OVMF.fd").write_bytes(firmware)
     bench.others()
     bench.firmware()
-    bench.made_up("firmware-proof", {"proof.json": {"refuses": []}})
+    bench.proof()
     return bench.image()
 
 

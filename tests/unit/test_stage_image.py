@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stages firmware and image: what shapes their keys, and what they refuse to publish."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from firmware_samples import I386, SNP_SECTIONS, WITH_HASHES, firmware
 from image_samples import Bench, recipe
+from test_firmware_verifier import CHECKS
 
 from sevkit.errors import BuildError, ImageError, RecipeError
 from sevkit.image.manifest import load, verify
@@ -219,6 +222,39 @@ def test_a_file_that_is_not_what_its_stage_says_is_refused(
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(BuildError, match=f"{file} is not what its stage says"):
         bench.image()
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "said"),
+    [
+        ("agent", "agent.json", "initramfs has /init with SHA-256 dddd"),
+        ("initramfs", "initramfs.json", "kernel has an initramfs with SHA-256 "),
+        ("firmware", "firmware.json", "firmware-proof has the proof of SHA-256 "),
+    ],
+)
+def test_a_stage_that_was_built_again_to_other_bytes_parts_what_rests_on_it(
+    tmp_path: Path, stage: str, file: str, said: str
+) -> None:
+    launch = {"measured": True, "vcpus": (1, 2), "cpus": ("EPYC-Milan",)}
+    bench = Bench(tmp_path, recipe(launch=launch))
+    bench.others(placement="builtin")
+    (bench.folder / "OVMF.fd").write_bytes(CHECKS)
+    bench.firmware()
+    bench.proof()
+    assert verify(bench.image()) == []
+    shutil.rmtree(bench.folder / "image")
+    place = bench.folder / f"stage-{stage}"
+    other = "e" * 64
+    if stage == "firmware":
+        (place / "firmware.fd").write_bytes(firmware(machine=I386))
+        other = hashlib.sha256((place / "firmware.fd").read_bytes()).hexdigest()
+    facts = json.loads((place / file).read_text())
+    (place / file).write_text(json.dumps({**facts, "sha256": other}))
+    with pytest.raises(BuildError, match="built from other bytes") as caught:
+        bench.image()
+    assert caught.value.why.startswith(said)
+    assert caught.value.why.endswith(f"but {stage} is {other}")
+    assert "sevkit build made-up -B" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 """The proof that firmware refuses what fits no hash, made before an image rests on it.
 
 Looks at the firmware, then tries it under emulation with a kernel of a few bytes. It decides and
-changes nothing: the result is always the same, so neither the QEMU at hand nor a toolchain that
-takes the host's place has a part in it. Runs beside the compilation of the kernel.
+changes nothing: equal firmware gives an equal result, so neither the QEMU at hand nor a toolchain
+that takes the host's place has a part in it. Runs beside the compilation of the kernel.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from sevkit.guest.launch import QEMU_NAME, QEMU_PACKAGE, find_qemu
 from sevkit.guest.trial import try_firmware
 from sevkit.stage import Planner, Runner, Stage
 
-VERSION = 1
+VERSION = 2
 
 TOOLS = {QEMU_NAME: QEMU_PACKAGE, "setpriv": "util-linux"}
 
@@ -52,7 +53,7 @@ def _version_of(planner: Planner) -> str | None:
 
 
 def build_firmware_proof(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
-    """Write ``proof.json``: that it refuses, and how that was tried.
+    """Write ``proof.json``: the SHA-256 of what was tried, and what it refuses.
 
     Raises `RecipeError` for firmware that measures no boot, naming why not, and `HostError` where
     there is no QEMU.
@@ -87,7 +88,10 @@ def build_firmware_proof(stage: Stage, inputs: Mapping[str, Path], out: Path, ru
             why="\n".join(problems),
             hint=_HINT,
         )
-    record = {"refuses": [one.changed for one in seen if one.changed]}
+    record = {
+        "firmware_sha256": hashlib.sha256(data).hexdigest(),
+        "refuses": [one.changed for one in seen if one.changed],
+    }
     (out / "proof.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -31,6 +31,7 @@ from sevkit.printable import printable
 from sevkit.recipe.model import FileSource
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.agent import agent_folder
+from sevkit.stages.initramfs import INIT
 
 VERSION = 9
 
@@ -124,9 +125,9 @@ def _local_sources(planner: Planner) -> Iterator[Mapping[str, Json]]:
 def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
     """Write the files of an image, manifest.json and SHA256SUMS, and check them once more.
 
-    Raises `BuildError` when a stage left out a fact or says something else than its files,
-    `RecipeError` when the image can be launched in none of the modes that the recipe asks for, or
-    the kernel lacks what the agent needs.
+    Raises `BuildError` when a stage left out a fact, says something else than its files, or was
+    built from other bytes than are its input now, `RecipeError` when the image can be launched in
+    none of the modes that the recipe asks for, or the kernel lacks what the agent needs.
     """
     facts = _Facts(inputs)
     for role, (source, name) in _FILES.items():
@@ -134,6 +135,12 @@ def build_image(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
             shutil.copyfile(inputs[source] / name, out / name)
     facts.check(out)
     params: Mapping[str, Any] = stage.params
+    if parted := list(facts.parted()):
+        raise BuildError(
+            "stages were built from other bytes than are their inputs now",
+            why="\n".join(parted),
+            hint=f"make all of it anew, with -B: sevkit build {params['name']} -B",
+        )
     check_fit(
         params.get("agent_needs", ()),
         (inputs["agent"] / "agent").read_bytes(),
@@ -166,6 +173,7 @@ class _Facts:
         self.contents = self._read("initramfs", "contents.json")
         self.agent = self._read("agent", "agent.json")
         self.firmware = self._read("firmware", "firmware.json")
+        self.proof = self._read(_PROOF, "proof.json") if _PROOF in inputs else None
         self.is_builtin = self.take("kernel", "initramfs")["initramfs"] == "builtin"
 
     def _read(self, stage: str, name: str) -> dict[str, Any]:
@@ -203,6 +211,28 @@ class _Facts:
                 raise BuildError(
                     f"{name} is not what its stage says of it", why=f"{what}: {found}, not {value}"
                 )
+
+    def parted(self) -> Iterator[str]:
+        """Each result that rests on other bytes of a stage than are here, a line each.
+
+        A key names what shapes a result, not its bytes: a stage that was built again may have made
+        others, while what rests on the first ones is still there.
+        """
+        agent = self.take("agent", "sha256")["sha256"]
+        paths = self.take("contents", "paths")["paths"]
+        init = next((row.get("sha256") for row in paths if row["path"] == INIT), None)
+        pairs = [("initramfs", f"{INIT} with", init, "agent", agent)]
+        if self.is_builtin:
+            inside = self.take("kernel", "initramfs_sha256")["initramfs_sha256"]
+            archive = self.take("initramfs", "sha256")["sha256"]
+            pairs.append(("kernel", "an initramfs with", inside, "initramfs", archive))
+        if self.proof is not None:
+            proven = self.take("proof", "firmware_sha256")["firmware_sha256"]
+            firmware = self.take("firmware", "sha256")["sha256"]
+            pairs.append((_PROOF, "the proof of", proven, "firmware", firmware))
+        for stage, holds, taken, maker, made in pairs:
+            if taken != made:
+                yield f"{stage} has {holds} SHA-256 {taken}, but {maker} is {made}"
 
 
 def _verifies(inputs: Mapping[str, Path], firmware: Path) -> bool | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sevkit import kconfig
-from sevkit.canonical import Json
+from sevkit.canonical import Json, sha256_of
 from sevkit.errors import BuildError, RecipeError
 from sevkit.rootfs.compress import METHODS
 from sevkit.stage import Planner, Runner, Stage
@@ -22,7 +22,7 @@ from sevkit.stages.kernel_objects import Objects
 from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
 from sevkit.within import file_within, place_within
 
-VERSION = 1
+VERSION = 2
 
 TOOLS = {
     "ar": "binutils",
@@ -150,7 +150,7 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     kernel.json: ``release`` (uname -r), ``version``, ``config_sha256``, ``fragments``, ``patches``
     (name, sha256, description, forwarded, files), ``moved_hunks``, ``unmet_wanted`` (wanted symbols
     that this version does not have or give), ``compiler``, ``bzimage_bytes``, ``initramfs``
-    (``builtin`` or ``separate``).
+    (``builtin`` or ``separate``), ``initramfs_sha256`` (of the archive in it; null without one).
 
     Raises `RecipeError` naming every symbol that is not as the fragments want it and why,
     `BuildError` when a patch does not apply or the compiler fails.
@@ -165,10 +165,12 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     else:
         config_path = kconfig.configure(source.path, merged, source.path, run)
     unmet = check_config(source.path, config_path, merged, run)
+    archive_sha256 = None
     if "initramfs" in inputs:
         compression = _of_initramfs(stage, "compression")
-        archive = inputs["initramfs"] / "initramfs"
-        shutil.copyfile(archive, place_within(source.path, _builtin_name(compression)))
+        archive = place_within(source.path, _builtin_name(compression))
+        shutil.copyfile(inputs["initramfs"] / "initramfs", archive)
+        archive_sha256 = sha256_of(archive)
     config = config_path.read_bytes()
     try:
         _compile(
@@ -179,7 +181,7 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
             objects.leave(run)
     if file_within(source.path, ".config").read_bytes() != config:
         raise BuildError("the kernel's configuration changed while it was compiled")
-    _publish(stage, source, unmet, out)
+    _publish(stage, source, unmet, archive_sha256, out)
 
 
 def fragment_paths(stage: Stage, inputs: Mapping[str, Path]) -> dict[str, Path]:
@@ -254,7 +256,9 @@ def _expected_objects(tree: Path, run: Runner) -> set[str]:
     return expected
 
 
-def _publish(stage: Stage, source: SourceTree, unmet: list[str], out: Path) -> None:
+def _publish(
+    stage: Stage, source: SourceTree, unmet: list[str], archive_sha256: str | None, out: Path
+) -> None:
     image = file_within(source.path, "arch/x86/boot/bzImage")
     unpacked = file_within(source.path, "arch/x86/boot/compressed/vmlinux.bin")
     _check_no_path(unpacked, source.path)
@@ -276,6 +280,7 @@ def _publish(stage: Stage, source: SourceTree, unmet: list[str], out: Path) -> N
         "compiler": values.get("CC_VERSION_TEXT", "").strip('"'),
         "bzimage_bytes": image.stat().st_size,
         "initramfs": _of_initramfs(stage, "placement"),
+        "initramfs_sha256": archive_sha256,
     }
     text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "kernel.json").write_text(text + "\n", encoding="utf-8")
