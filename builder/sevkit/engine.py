@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Fetch = Callable[["Pin", Path, Callable[[int, int | None, str], None]], None]
 _WORKERS = 8
 _PROGRESS_EVERY = 0.1
+_OTHER_BYTES = {
+    "replaced": "they replace those that were there",
+    "kept": "another process uses those that were there, so they stay",
+}
 
 
 @dataclass(frozen=True)
@@ -280,7 +284,8 @@ class Engine:
 
     def _do_stage(self, stage: Stage, log: Path) -> Outcome:
         with self._store.lock(stage.key, self._waiting(stage.name)):
-            if self._store.has(stage.key) and not self._settings.force:
+            is_wanted_anew = self._settings.force and stage.key not in self._built_here
+            if self._store.has(stage.key) and not is_wanted_anew:
                 return "cached"
             with self._store.scratch() as scratch:
                 (scratch / "work").mkdir()
@@ -306,9 +311,12 @@ class Engine:
                 with full_disk_explained(self._store.root, self._settings.logs):
                     _build_function(stage)(stage, inputs, scratch / "out", runner)
                 self._processes.check()
-                if self._store.publish(stage, scratch / "out"):
-                    self._listener(Notice(f"{stage.name}: the same inputs gave other bytes"))
-        self._built_here.add(stage.key)
+                published = self._store.publish(stage, scratch / "out")
+            self._built_here.add(stage.key)
+        if published != "taken":
+            self._listener(
+                Notice(f"{stage.name}: the same inputs gave other bytes; {_OTHER_BYTES[published]}")
+            )
         self._store.remember_last(self._plan.recipe.name, stage)
         return "built"
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine, driven by a made-up kind of stage through the real store and sandbox."""
 
+import secrets
 import sys
 import threading
 import time
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sevkit.canonical import sha256_of
-from sevkit.engine import Engine, Settings, find_fetches, find_work, why_stale
+from sevkit.engine import Engine, Settings, Task, Work, find_fetches, find_work, why_stale
 from sevkit.errors import BuildError, HostError, ImageError, SevkitError
-from sevkit.events import Event, TaskFinished, TaskStarted
+from sevkit.events import Event, Notice, TaskFinished, TaskStarted
 from sevkit.sandbox import CancelledError
 from sevkit.sources import Pin
 from sevkit.stage import Plan, Runner, Stage
@@ -33,6 +34,11 @@ def concatenate(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner
     for _, path in sorted(inputs.items()):
         parts.append((path / "text" if path.is_dir() else path).read_text())
     (out / "text").write_text("+".join(parts))
+
+
+def draw(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
+    """The result is another one each time."""
+    (out / "text").write_text(secrets.token_hex())
 
 
 @pytest.fixture
@@ -132,6 +138,61 @@ def test_force_builds_what_is_there_already(
     run(chain(), store, tmp_path)
     events = run(chain(), store, tmp_path, force=True)
     assert set(outcomes(events).values()) == {"built"}
+
+
+def test_a_stage_that_comes_out_otherwise_spares_what_another_build_uses_and_says_so(
+    kind: types.ModuleType, store: Store, tmp_path: Path
+) -> None:
+    kind.build_synthetic = draw  # type: ignore[attr-defined]
+    plan = a_plan(a_stage("drawn"))
+
+    def anew() -> str:
+        events = run(plan, store, tmp_path, force=True)
+        return next((event.text for event in events if isinstance(event, Notice)), "")
+
+    assert anew() == ""
+    assert anew().startswith("drawn: the same inputs gave other bytes; they replace")
+    another_build = Store(store.root)
+    used = another_build.open(plan.stage("drawn").key) / "text"
+    before = used.read_text()
+    assert anew().startswith("drawn: the same inputs gave other bytes; another process uses those")
+    assert used.read_text() == before
+
+
+def test_force_brings_together_again_what_damage_has_parted(
+    kind: types.ModuleType, store: Store, tmp_path: Path
+) -> None:
+    def copy(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runner) -> None:
+        (concatenate if inputs else draw)(stage, inputs, out, run)
+
+    kind.build_synthetic = copy  # type: ignore[attr-defined]
+    drawn = a_stage("drawn")
+    plan = a_plan(drawn, a_stage("copy", a=drawn.reference))
+
+    def are_together() -> bool:
+        texts = [(store.open(stage.key) / "text").read_text() for stage in plan.stages]
+        return texts[1] == f"copy+{texts[0]}"
+
+    run(plan, store, tmp_path)
+    assert are_together()
+    (store.open(drawn.key) / "text").write_text("harmed")
+    run(plan, store, tmp_path, targets=["drawn"], force=True)
+    assert not are_together()
+    run(plan, store, tmp_path, force=True)
+    assert are_together()
+
+
+def test_equal_work_under_two_names_is_done_once_by_force_too(
+    kind: types.ModuleType, store: Store, tmp_path: Path
+) -> None:
+    one, twin = a_stage("one", text="same"), a_stage("twin", text="same")
+    last = a_stage("last", a=one.reference)
+    work = Work({stage.name: Task(stage.name, "", frozenset(), stage) for stage in (one, twin)})
+    work.tasks["last"] = Task("last", "", frozenset({"one", "twin"}), last)
+    events: list[Event] = []
+    settings = Settings(jobs=1, logs=tmp_path / "logs", force=True)
+    Engine(a_plan(one, twin, last), store, settings, events.append, no_fetch).run(work)
+    assert sorted(outcomes(events).values()) == ["built", "built", "cached"]
 
 
 def test_independent_stages_run_side_by_side(

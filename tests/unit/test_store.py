@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_published_result_is_read_back_whole(store: Store, tmp_path: Path) -> None:
     stage = a_stage()
     assert not store.has(stage.key)
-    assert not store.publish(stage, a_result(tmp_path / "r"))
+    assert store.publish(stage, a_result(tmp_path / "r")) == "taken"
     data = store.open(stage.key)
     assert (data / "file").read_text() == "hello"
     assert (data / "link").readlink() == Path("file")
@@ -49,10 +49,25 @@ def test_a_published_result_is_read_back_whole(store: Store, tmp_path: Path) -> 
 def test_publishing_the_same_bytes_again_changes_nothing(store: Store, tmp_path: Path) -> None:
     store.publish(a_stage(), a_result(tmp_path / "a"))
     before = store.open(a_stage().key).stat().st_ino
-    assert not store.publish(a_stage(), a_result(tmp_path / "b"))
+    assert store.publish(a_stage(), a_result(tmp_path / "b")) == "taken"
     assert store.open(a_stage().key).stat().st_ino == before
-    assert store.publish(a_stage(), a_result(tmp_path / "c", "other")), "other bytes are told"
-    assert (store.open(a_stage().key) / "file").read_text() == "other"
+
+
+def test_other_bytes_replace_a_result_unless_another_build_uses_it(
+    store: Store, tmp_path: Path
+) -> None:
+    store.publish(a_stage(), a_result(tmp_path / "a"))
+    assert store.publish(a_stage(), a_result(tmp_path / "b", "other")) == "replaced"
+    another_build = Store(store.root)
+    used = another_build.open(a_stage().key) / "file"
+    assert store.publish(a_stage(), a_result(tmp_path / "c", "third")) == "kept"
+    assert used.read_text() == "other"
+    assert store.publish(a_stage(), a_result(tmp_path / "d", "other")) == "taken"
+    used.write_text("harmed")
+    assert store.publish(a_stage(), a_result(tmp_path / "e")) == "taken", "damage serves nobody"
+    assert used.read_text() == "hello"
+    del another_build
+    assert store.publish(a_stage(), a_result(tmp_path / "f", "third")) == "replaced"
 
 
 DAMAGE = ["flip", "remove", "add", "mode", "retarget", "listing"]
@@ -83,7 +98,7 @@ def test_publishing_over_a_damaged_entry_replaces_it(
 ) -> None:
     store.publish(a_stage(), a_result(tmp_path / "a"))
     harm(store.open(a_stage().key), damage)
-    assert not store.publish(a_stage(), a_result(tmp_path / "b")), "nothing says other bytes"
+    assert store.publish(a_stage(), a_result(tmp_path / "b")) == "taken", "not: other bytes"
     assert (store.open(a_stage().key) / "file").read_text() == "hello"
     assert store.record(a_stage().key) == a_stage().record()
 

@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -121,10 +122,13 @@ class Leases:
             yield
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[frozenset[str]]:
-        """Hold everybody else up while the block runs; gives all that living processes use."""
+    def alone(self) -> Iterator[Counter[str]]:
+        """Hold everybody else up while the block runs; gives how many living users each name has.
+
+        We are one of them for what we hold.
+        """
         with self._passing(fcntl.LOCK_EX):
-            yield frozenset(self._used())
+            yield Counter(self._used())
 
     def is_held(self, name: str) -> bool:
         """Whether our own lease has `name` already, so that nobody can take it away."""

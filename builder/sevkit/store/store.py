@@ -28,6 +28,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 from sevkit.canonical import Json, canonical_json, sha256_of
 from sevkit.disk import fsync, full_disk_explained, remove, settle
@@ -42,6 +43,9 @@ from sevkit.store.leases import (
     try_lock,
     widen,
 )
+
+Published = Literal["taken", "replaced", "kept"]
+"""What became of a result: nothing else was there, or it replaced other bytes, or those stayed."""
 
 _FOLDERS = (
     *("blobs", "commits", "entries", "last", "leases", "leftovers", "locks", "partial", "pins"),
@@ -395,11 +399,11 @@ class Store:
         with self.scratch() as scratch, contextlib.suppress(FileNotFoundError):
             self._entry(key).rename(scratch / key)
 
-    def publish(self, stage: Stage, data: Path) -> bool:
+    def publish(self, stage: Stage, data: Path) -> Published:
         """Make the folder `data` the result of `stage`, at once and for good. It is moved.
 
-        What is there already stays where it is whole and the same, else it is replaced. Returns
-        whether it was whole, and of other bytes.
+        What is there already stays where it is whole and the same, and where it is whole and
+        another process uses it; else it is replaced.
         """
         rows = list_tree(data)
         entry = self._entry(stage.key)
@@ -414,14 +418,16 @@ class Store:
             settle(draft, len(rows))
             before = self._listing(stage.key) if self.has(stage.key) else None
             if before == rows:
-                return False
-            with self.leases.gate():
+                return "taken"
+            with self.leases.alone() as users:
+                if before is not None and users[entry.relative_to(self.root).as_posix()] > 1:
+                    return "kept"
                 self._folder(entry.parent)
                 with contextlib.suppress(FileNotFoundError):
                     entry.rename(scratch / "before")
                 draft.rename(entry)
                 self._hold(entry)
-        return before is not None
+        return "taken" if before is None else "replaced"
 
     def _listing(self, key: str) -> list[dict[str, Json]] | None:
         """What is in an entry, every byte of it hashed; None when any of it is damaged."""
