@@ -41,6 +41,9 @@ _SHUT_OFF = (
 )
 _HOST_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _HOST_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
+_HIDDEN = "usr/lib/gcc/*/*/plugin/include"
+"""What a package of its own adds beside a compiler, whose version says nothing of it: the kernel's
+configuration has other symbols where it is."""
 _USER_NAMESPACE_HELP = (
     "allow user namespaces (on Ubuntu an AppArmor profile for bwrap, or sysctl "
     "kernel.apparmor_restrict_unprivileged_userns=0; elsewhere sysctl "
@@ -275,6 +278,8 @@ class SandboxRunner:
                 options += ["--symlink", str(place.readlink()), folder]
             elif place.is_dir():
                 options += ["--ro-bind", str(place), folder]
+        for place in root.glob(_HIDDEN):
+            options += ["--tmpfs", f"/{place.relative_to(root)}"]
         for path in _HOST_FILES:
             options += ["--ro-bind-try", str(root / path.lstrip("/")), path]
         for readable in dict.fromkeys([*self._inputs.values(), *reading]):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from debian_root import debian_root
 
-from sevkit import kconfig, patches
+from sevkit import kconfig, patches, sandbox
 from sevkit.canonical import Json
 from sevkit.errors import BuildError, RecipeError
 from sevkit.sandbox import Processes, SandboxRunner
@@ -218,9 +218,27 @@ def with_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return debian_root(folder, (*packages(), "gcc-14-plugin-dev"), "trixie")
 
 
-def test_what_is_drawn_at_each_build_is_refused(
-    tree: Path, configured: Configured, with_plugins: Path
+def test_what_a_host_may_have_beside_its_compiler_changes_no_configuration(
+    configured: Configured, with_plugins: Path
 ) -> None:
+    folders = list(with_plugins.glob("usr/lib/gcc/*/14/plugin/include"))
+    assert [(folder / "plugin-version.h").is_file() for folder in folders] == [True]
+    _, config, _ = configured(*SHIPPED, tools=with_plugins)
+    before = config.read_bytes()
+    assert b"GCC_PLUGINS" not in before
+    hidden = folders[0].rename(folders[0].with_name("elsewhere"))
+    try:
+        _, config, _ = configured(*SHIPPED, tools=with_plugins)
+        assert config.read_bytes() == before
+    finally:
+        hidden.rename(folders[0])
+
+
+def test_what_is_drawn_at_each_build_is_refused(
+    tree: Path, configured: Configured, with_plugins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is hidden here, for without plugins two of the three are lost already."""
+    monkeypatch.setattr(sandbox, "_HIDDEN", "nothing")
     modules = "# M.\nCONFIG_MODULES=y\nCONFIG_GCC_PLUGINS=y\n"
     salt = '# S.\nCONFIG_BUILD_SALT="of the recipe"\n'
     merged, config, run = configured(small=modules + salt, tools=with_plugins)

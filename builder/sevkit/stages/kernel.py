@@ -156,9 +156,14 @@ def build_kernel(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runne
     `BuildError` when a patch does not apply or the compiler fails.
     """
     source = prepare_source(stage, inputs, run)
-    objects = Objects.of(stage, source, run.leftovers) if run.leftovers is not None else None
-    goes_on = objects is not None and objects.take_up(run)
     merged = merged_config(stage.params, fragment_paths(stage, inputs))
+    objects = None
+    if run.leftovers is not None:
+        values = [demand.value for demand in merged.demands.values()]
+        if LOCKED_CONFIG in inputs:
+            values += kconfig.read_config(inputs[LOCKED_CONFIG]).values()
+        objects = Objects.of(stage, source, values, run.leftovers)
+    goes_on = objects is not None and objects.take_up(run)
     run.progress(0, None, "configuring")
     if LOCKED_CONFIG in inputs:
         config_path = kconfig.take_locked(source.path, inputs[LOCKED_CONFIG], run)

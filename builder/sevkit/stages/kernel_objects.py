@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a compilation leaves for the next one of the same source: its object files.
 
-A kernel of another configuration, with another patch or another initramfs inside, and one whose
+A kernel of another configuration, with one more patch or another initramfs inside, and one whose
 compilation broke off, go on from there. What must be compiled again is kbuild's to say (fixdep's
 lists of files and symbols, saved command lines); here is only seen to it that kbuild can tell: the
 objects fit the archive that the source came from and what they were compiled in, files that patches
 change are newer than any object, and no object is kept that may be half written. Never changes what
-comes out.
+comes out: what a source's makefiles and scripts do to objects comes to no kernel that does not
+have them itself, so that objects go only to the same series or to one that continues it.
 """
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
 import tarfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sevkit.canonical import Json, canonical_json
 from sevkit.stage import Runner, Stage
@@ -27,12 +28,16 @@ from sevkit.stages.kernel_source import SourceTree
 from sevkit.toolchain import GROUP
 from sevkit.within import file_within, place_within, within
 
-_FORMAT = 1
+_FORMAT = 2
 _RECORD = ".sevkit-objects"
 _NOT_LEFT = re.compile(
     r"(^|/)(\.tmp_vmlinux|vmlinux|System\.map|piggy|bzImage)[^/]*$|^\.config|^initramfs\.cpio\."
 )
 """What every compilation links from objects, and what it is given."""
+_PLAIN = re.compile(r'"?[\w ./:,+=()@%-]*"?', re.A)
+"""A value of a configuration that make and shells, which also read it, take as text."""
+_OLDEST_SECONDS, _STEP_SECONDS = 1.0, 0.001
+"""Times of files that are kept: their order alone, so that whatever is new is newer."""
 _LEVEL = 1
 
 
@@ -42,15 +47,20 @@ class Objects:
 
     tree: Path
     place: Path
-    slot: str
-    patches: Mapping[str, Sequence[str]]
-    """Digest of each patch → the files that it touches."""
+    slots: Sequence[str]
+    """What is kept for the source without a patch, with the first one, and so on, up to ours."""
+    touched: Sequence[Sequence[str]]
+    """The files that each patch changes."""
     sources: frozenset[str]
     """What was in the tree before anything was compiled."""
 
     @classmethod
-    def of(cls, stage: Stage, source: SourceTree, place: Path) -> "Objects":
-        """Those that fit the source of `stage`, its series set aside, its tools and its sandbox."""
+    def of(cls, stage: Stage, source: SourceTree, config: Iterable[str], place: Path) -> "Objects":
+        """Those that fit the source of `stage`, its tools and its sandbox.
+
+        `config` are the values that its configuration is made of, in which a string may say more to
+        make or a shell than to Kconfig: then no other configuration shares its objects.
+        """
         fits: dict[str, Json] = {
             "format": _FORMAT,
             "source": stage.inputs["source"],
@@ -58,33 +68,40 @@ class Objects:
             "tools": stage.params.get("tools"),
             "toolchain": stage.inputs.get(GROUP),
             "sandbox": stage.params.get("sandbox"),
+            "strings": sorted({value for value in config if not _PLAIN.fullmatch(value)}),
         }
+        patches: list[Json] = [[patch.sha256, patch.strip] for patch in source.patches]
         return cls(
             tree=source.path,
             place=place,
-            slot=hashlib.sha256(canonical_json(fits).encode()).hexdigest()[:16],
-            patches={
-                patch.sha256: [
+            slots=[
+                hashlib.sha256(canonical_json({**fits, "patches": first}).encode()).hexdigest()[:16]
+                for first in (patches[:number] for number in range(len(patches) + 1))
+            ],
+            touched=[
+                [
                     str(path)
                     for change in patch.changes
                     for path in (change.old, change.new)
                     if path is not None
                 ]
                 for patch in source.patches
-            },
+            ],
             sources=frozenset(_files(source.path)),
         )
 
     def take_up(self, run: Runner) -> bool:
         """Lay what was left into the tree. Returns whether there was anything."""
         run.progress(0, None, "taking up objects")
-        for path in self.place.glob(f"{self.slot}-*.tar.zst"):
-            if self._take_up(path):
-                return True
-            path.unlink(missing_ok=True)
+        for number, slot in reversed(list(enumerate(self.slots))):
+            for path in self.place.glob(f"{slot}-*.tar.zst"):
+                if self._take_up(path, slot):
+                    self._patched_since(number)
+                    return True
+                path.unlink(missing_ok=True)
         return False
 
-    def _take_up(self, path: Path) -> bool:
+    def _take_up(self, path: Path, slot: str) -> bool:
         import zstandard
 
         try:
@@ -92,7 +109,7 @@ class Objects:
         except FileNotFoundError:  # another kernel left newer ones a moment ago
             return False
         with data as file:
-            if path != self._kept_as(file):
+            if path != self._kept_as(slot, file):
                 return False
             file.seek(0)
             for name in self.sources:
@@ -107,15 +124,16 @@ class Objects:
                     folders |= self._checked(member, folders)
                     archive.extract(member, self.tree)
         recorded = file_within(self.tree, _RECORD)
-        record: dict[str, Any] = json.loads(recorded.read_bytes())
+        old_tree = recorded.read_text(encoding="utf-8")
         recorded.unlink()
-        self._move_commands(record["tree"])
-        before: dict[str, list[str]] = record["patches"]
-        for digest in before.keys() ^ self.patches.keys():
-            for name in before.get(digest) or self.patches[digest]:
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(within(self.tree, name))
+        self._move_commands(old_tree)
         return True
+
+    def _patched_since(self, number: int) -> None:
+        """Make what the patches from `number` on change newer than any object."""
+        for name in chain.from_iterable(self.touched[number:]):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(within(self.tree, name))
 
     def _checked(self, member: tarfile.TarInfo, seen: Set[PurePosixPath]) -> set[PurePosixPath]:
         """The folder of `member`, which must be in the tree; a build may have left links there."""
@@ -139,27 +157,34 @@ class Objects:
         import zstandard
 
         draft = place_within(run.work, "objects")
-        record: dict[str, Json] = {"patches": dict(self.patches), "tree": str(self.tree)}
-        place_within(self.tree, _RECORD).write_text(canonical_json(record), encoding="utf-8")
+        place_within(self.tree, _RECORD).write_text(str(self.tree), encoding="utf-8")
+        names = [n for n in _files(self.tree) if n not in self.sources and self._is_whole(n)]
+        times = {name: (self.tree / name).lstat().st_mtime_ns for name in names}
+        ranks = {time: number for number, time in enumerate(sorted(set(times.values())))}
+
+        def ranked(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.mtime = _OLDEST_SECONDS + ranks[times[member.name]] * _STEP_SECONDS
+            return member
+
         with (
             draft.open("wb") as file,
             zstandard.ZstdCompressor(_LEVEL, threads=run.jobs).stream_writer(file) as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
         ):
-            for name in _files(self.tree):
-                if name not in self.sources and self._is_whole(name):
-                    archive.add(self.tree / name, name)
+            for name in names:
+                archive.add(self.tree / name, name, filter=ranked)
+        slot = self.slots[-1]
         with draft.open("rb") as data:
-            kept = self._kept_as(data)
-        older = [path for path in self.place.glob(f"{self.slot}-*") if path != kept]
+            kept = self._kept_as(slot, data)
+        older = [path for path in self.place.glob(f"{slot}-*") if path != kept]
         shutil.move(draft, kept)
         for path in older:
             path.unlink(missing_ok=True)
 
-    def _kept_as(self, file: BinaryIO) -> Path:
+    def _kept_as(self, slot: str, file: BinaryIO) -> Path:
         """Where what is read from `file` belongs by its content."""
         digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        return self.place / f"{self.slot}-{digest}.tar.zst"
+        return self.place / f"{slot}-{digest}.tar.zst"
 
     def _is_whole(self, name: str) -> bool:
         """Whether what makes the file had ended: it writes the command that it ran afterwards."""
