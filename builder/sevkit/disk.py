@@ -10,7 +10,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from sevkit.errors import BuildError, HostError, SevkitError
@@ -54,18 +55,25 @@ def settle(folder: Path, count: int) -> None:
 
 
 def remove(folder: Path) -> bool:
-    """Remove a folder even where a build made parts of it read-only; whether it is gone."""
+    """Remove a folder even where a build made parts of it read-only; whether it is gone.
 
-    def make_writable_and_retry(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-            function(path)
-
-    if folder.exists():
-        shutil.rmtree(folder, onerror=make_writable_and_retry)
+    What lies beside it, and the folder that holds it, stay as they are.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        _open_to_owner(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
+
+
+def _open_to_owner(folder: Path) -> None:
+    """Add the owner's rights on a folder and all folders in it, as far as they are this user's."""
+    with contextlib.suppress(OSError):
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXU)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _open_to_owner(Path(entry.path))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,17 @@ BUILD = """
     from crash_lab import Lab
     Lab.in_folder(Path({place!r}) / "lab", {text!r}).build(Path({own!r}))
 """
+KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, {builder!r})
+    from pathlib import Path
+    from sevkit.store.store import Store
+    with Store(Path({store!r})).scratch() as folder:
+        (folder / "work" / "source").mkdir(parents=True)
+        (folder / "work" / "source" / "main.c").touch()
+        (folder / "work" / "shut").mkdir(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 class Users:
@@ -138,11 +150,13 @@ class Users:
 
     def start(self, user: int, text: str = "") -> "subprocess.Popen[str]":
         """A build by `user`, who is in the group unless it is Eve."""
-        code = textwrap.dedent(BUILD).format(
-            tests=str(TESTS), place=str(self.place), own=str(self.place / str(user)), text=text
-        )
+        own = str(self.place / str(user))
+        return self.run(user, BUILD, tests=str(TESTS), place=str(self.place), own=own, text=text)
+
+    def run(self, user: int, code: str, **values: str) -> "subprocess.Popen[str]":
+        """Python code, with `values` put in, run by `user`."""
         return subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", textwrap.dedent(code).format(**values)],
             user=user,
             group=user,
             extra_groups=[] if user == EVE else [GROUP],
@@ -250,6 +264,25 @@ def test_after_one_user_s_build_was_killed_the_other_s_succeeds(users: Users) ->
     assert users.build(BEN) == (0, "")
     assert users.build(ANNE, "more") == (0, "")
     assert list((users.store / "tmp").iterdir()) == [], "its owner's next build removes the rest"
+
+
+def test_the_owner_of_tmp_locks_nobody_out_by_sweeping_after_another_one_s_killed_build(
+    users: Users,
+) -> None:
+    assert users.build(ANNE) == (0, "")
+    tmp = users.store / "tmp"
+    before = tmp.stat()
+    assert before.st_uid == ANNE
+    killed = users.run(BEN, KILLED, builder=str(BUILDER_ROOT), store=str(users.store))
+    assert killed.wait(timeout=300) == -signal.SIGKILL
+    [left] = [path for path in tmp.iterdir() if path.is_dir()]
+    mode = left.stat().st_mode
+    said = users.gc(ANNE)
+    assert f"left: {left}, which only the user who made it or root can remove" in said
+    assert tmp.stat().st_mode == before.st_mode
+    assert left.stat().st_mode == mode
+    assert users.build(BEN, "more") == (0, "")
+    assert list(tmp.iterdir()) == [], "its owner's next build removes the rest"
 
 
 def test_who_is_not_in_the_group_and_a_sticky_folder_get_one_clear_error(users: Users) -> None:
