@@ -152,6 +152,54 @@ def test_files_are_made_and_removed_and_renamed(case: Case) -> None:
     assert not (case.tree / "new/file").exists()
 
 
+def test_what_only_git_s_header_lines_say_is_done_too(case: Case) -> None:
+    (case.tree / "gone.py").touch()
+    (case.tree / "tool").write_text("#!/bin/sh\n")
+    text = HEADER + (
+        "diff --git a/new/__init__.py b/new/__init__.py\nnew file mode 100644\nindex 0000..e69d\n"
+        "diff --git a/gone.py b/gone.py\ndeleted file mode 100644\nindex e69d..0000\n"
+        f"diff --git a/dir/numbers b/dir/numbers\nindex 0123..4567 100644\n{diff()}"
+        "diff --git a/tool b/tool\nold mode 100644\nnew mode 100755\n"
+        "diff --git a/dir/numbers b/copied\nsimilarity index 100%\n"
+        "copy from dir/numbers\ncopy to copied\n-- \n2.39.5\n"
+    )
+    series = case.series(empty=text)
+    case.apply(series)
+    assert (case.tree / "new/__init__.py").read_bytes() == b""
+    assert not (case.tree / "gone.py").exists()
+    assert (case.tree / "tool").stat().st_mode & 0o111
+    assert (case.tree / "copied").read_text() == text_of(NUMBERS), "a copy is of what was before"
+    assert case.file.read_text() == text_of(CHANGED)
+    assert series.patches[0].record()["files"] == [
+        *("copied", "dir/numbers", "gone.py", "new/__init__.py", "tool")
+    ]
+    with pytest.raises(BuildError) as caught:
+        case.apply(series)
+    assert "new/__init__.py: the patch would create it" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "*** /dev/null\n--- b/made\n***************\n*** 0 ****\n--- 1 ----\n+ y\n",
+        "  --- /dev/null\n  +++ b/made\n  @@ -0,0 +1 @@\n  +y\n",
+    ],
+)
+def test_a_patch_that_patch_reads_otherwise_is_refused(case: Case, beside: str) -> None:
+    with pytest.raises(BuildError, match="does not apply"):
+        case.apply(case.series(odd=HEADER + beside + diff()))
+    assert case.file.read_text() == text_of(NUMBERS)
+    assert not (case.tree / "made").exists()
+    case.apply(case.series(even=HEADER + diff()))
+    assert case.file.read_text() == text_of(CHANGED)
+
+
+def test_names_that_a_shell_would_quote_are_patched(case: Case) -> None:
+    (case.tree / "it's a name").write_text(text_of(NUMBERS))
+    case.apply(case.series(odd=HEADER + diff("it's a name").replace("name\n", "name\t\n")))
+    assert (case.tree / "it's a name").read_text() == text_of(CHANGED)
+
+
 def test_a_file_that_is_not_there_is_named(case: Case) -> None:
     with pytest.raises(BuildError) as caught:
         case.apply(case.series(lost=HEADER + diff("dir/letters")))
@@ -250,6 +298,8 @@ def test_the_header_of_a_git_patch_is_read(case: Case) -> None:
         ("nothing here\n", "changes no file"),
         ("@@ -1 +1 @@\n-1\n+one\n", "without '---' and '\\+\\+\\+' lines"),
         ("\x00\x01\n" + diff(), "NUL byte"),
+        (diff() + "diff --git a/a b b/a b\nnew file mode 100644\n", "a space in it"),
+        (diff() + "diff --git a/../b b/../b\nnew file mode 100644\n", "leaves the tree"),
     ],
 )
 def test_a_malformed_patch_is_refused_with_its_line(case: Case, body: str, problem: str) -> None:

@@ -26,6 +26,7 @@ class _Heard:
     """What patch(1) said about one patch."""
 
     file: str = ""
+    files: set[PurePosixPath] = field(default_factory=set)
     failed: list[tuple[str, int, int]] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -33,7 +34,8 @@ class _Heard:
     def __call__(self, line: str) -> None:
         self.lines.append(line)
         if match := _SAID_FILE.match(line):
-            self.file = match[1].strip("'")
+            self.file = match[1]
+            self.files.add(PurePosixPath(self.file))
         elif match := _SAID_FAILED.match(line):
             self.failed.append((self.file, int(match[1]), int(match[2])))
         elif match := _SAID_MOVED.match(line):
@@ -80,6 +82,7 @@ class _Application:
                 self._patch(patch, patched, on_line=heard)
             except BuildError as error:
                 raise self._explained(patch, heard, before, error) from error
+            self._check_heard(patch, heard)
             moved += [f"{patch.name}: {line}" for line in heard.moved]
             shutil.rmtree(before)
         for path in sorted(self.series.touched):
@@ -96,7 +99,8 @@ class _Application:
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         command = ["patch", "--force", "--no-backup-if-mismatch", "--reject-file=-"]
-        command += [f"--strip={patch.strip}", f"--fuzz={fuzz}", *options, "-i", str(patch.path)]
+        command += ["--quoting-style=literal", f"--strip={patch.strip}", f"--fuzz={fuzz}"]
+        command += [*options, "-i", str(patch.path)]
         self.run(command, cwd=folder, on_line=on_line, reading=[patch.path])
 
     def _would_fit(self, patch: Patch, folder: Path, *options: str, fuzz: int = 0) -> bool:
@@ -131,6 +135,16 @@ class _Application:
                 what = f"patch {patch.name} does not apply to {self.subject}"
                 raise BuildError(what, why=why, hint=hint)
             made.add(change.path)
+
+    def _check_heard(self, patch: Patch, heard: _Heard) -> None:
+        odd = heard.files ^ {change.path for change in patch.changes}
+        if odd:
+            names = ", ".join(sorted(map(str, odd)))
+            raise BuildError(
+                f"patch {patch.name} does not apply to {self.subject}",
+                why=f"patch(1) reads something else in it of {names} than a unified diff says",
+                hint="write it anew with diff -u or git diff, and nothing else in the file",
+            )
 
     def _explained(
         self, patch: Patch, heard: _Heard, before: Path, error: BuildError

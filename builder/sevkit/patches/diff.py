@@ -11,6 +11,10 @@ from pathlib import PurePosixPath
 
 _HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _STRAY = re.compile(r"^[ +]|^-(?!-- |- ?$)")
+_GIT_HEADER = re.compile(
+    r"^(old mode|new mode|new file mode|deleted file mode"
+    r"|(?:dis)?similarity index|(?:rename|copy) (?:from|to)|index) "
+)
 _SYMLINK_MODE = re.compile(r"^(new file mode|new mode|deleted file mode) 120000$")
 
 
@@ -71,6 +75,8 @@ class _Diff:
                 self._problem("a binary patch can't be applied; only text can")
             elif _SYMLINK_MODE.match(line):
                 self._problem("a patch may not make, change or remove a symbolic link")
+            elif line.startswith("diff --git "):
+                self._git_file(line)
             elif line.startswith(("rename from ", "copy from ")):
                 self._rename(line, following)
             elif line.startswith("@@ ") and not _HUNK.match(line):
@@ -100,6 +106,27 @@ class _Diff:
             old = None if hunks and hunks[0].startswith("@@ -0,0 ") else new
         if hunks and (old or new):
             self.found.append(FileChange(old, new, len(hunks)))
+
+    def _git_file(self, line: str) -> None:
+        """Note what git says of a file in its header alone: empty and new or gone, another mode."""
+        said: set[str] = set()
+        end = self.at + 1
+        while end < len(self.lines) and (match := _GIT_HEADER.match(self.lines[end])):
+            said.add(match[1])
+            end += 1
+        has_hunks = end < len(self.lines) and self.lines[end].startswith("--- ")
+        is_new, is_gone = "new file mode" in said, "deleted file mode" in said
+        if has_hunks or said & {"rename from", "copy from"}:
+            return
+        if not (is_new or is_gone or "new mode" in said):
+            return
+        names = line.removeprefix("diff --git ").split()
+        if len(names) != 2:
+            self._problem("a file name with a space in it is not supported here")
+            return
+        old, new = (self._path(name, self.strip) for name in names)
+        if old and new:
+            self.found.append(FileChange(None if is_new else old, None if is_gone else new, 0))
 
     def _named(self, line: str) -> PurePosixPath | None:
         name = line[4:].partition("\t")[0].rstrip()

@@ -20,7 +20,7 @@ from sevkit.stages.edk2_source import SourceTree, plan_source, prepare_source
 from sevkit.stages.firmware import publish_firmware
 from sevkit.within import file_within, place_within, within
 
-VERSION = 2
+VERSION = 3
 
 TOOLS = {
     "gcc": "gcc",

@@ -15,7 +15,7 @@ from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.edk2_source import plan_source, prepare_source
 from sevkit.within import place_within, tree_within
 
-VERSION = 1
+VERSION = 2
 
 TOOLS = {
     "ar": "binutils",

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.stages.kernel_source import plan_source, prepare_source
 
-VERSION = 1
+VERSION = 2
 
 TOOLS = {"patch": "patch", "xz": "xz-utils"}
 
