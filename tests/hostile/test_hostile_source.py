@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources that lay links for the sevkit outside of the sandbox: nothing out there is touched."""
 
+import io
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from firmware_samples import firmware
+from hostile_archives import CONTROL, deb, tar
 
 from sevkit.canonical import Json
 from sevkit.errors import SevkitError
@@ -17,6 +20,7 @@ from sevkit.stages.agent import build_agent
 from sevkit.stages.edk2 import build_edk2
 from sevkit.stages.edk2_tools import build_edk2_tools
 from sevkit.stages.kernel import build_kernel
+from sevkit.stages.sysroot import build_sysroot
 
 SECRET = b"a key that no image may ever hold\n"
 
@@ -361,3 +365,86 @@ def test_links_that_the_build_of_edk2s_tools_lays_lead_nowhere(bench: Bench, tri
     bench.runner = bench.a_runner(inputs)
     done = built_or_refused(bench, lambda out: build_edk2_tools(stage, inputs, out, bench.runner))
     assert done or trick != "true"
+
+
+# --- the sysroot --------------------------------------------------------------------------------
+
+
+def a_package(folder: Path, name: str, held: Mapping[str, bytes | str]) -> Path:
+    """A package of files and, where a text is given, symbolic links."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for path, content in held.items():
+            info = tarfile.TarInfo(path)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    about = tar({"./control": CONTROL.replace(b"Package: p", b"Package: " + name.encode())})
+    package = folder / f"{name}.deb"
+    package.write_bytes(deb(made.getvalue(), about))
+    return package
+
+
+def a_sysroot(bench: Bench, *held: Mapping[str, bytes | str]) -> Path:
+    """The root that packages make, each of which holds one of `held`."""
+    packages = [
+        a_package(bench.folder / "input", f"p{number}", one) for number, one in enumerate(held)
+    ]
+    stage = Stage("sysroot", "sysroot", 1, {}, {})
+    build_sysroot(stage, {p.name: p for p in packages}, bench.folder / "out", bench.runner)
+    return bench.folder / "out" / "root"
+
+
+UP = "../../../private"  # from usr/ in the root, by way of the host
+CLIMBING: Mapping[str, tuple[Mapping[str, bytes | str], Mapping[str, bytes | str]]] = {
+    "merged": ({"usr/lib": UP}, {"lib/planted": b"x"}),
+    "folder": ({"usr/share": UP}, {"usr/share/planted": b"x"}),
+    "absolute": ({"usr/share": "/../../private"}, {"usr/share/planted": b"x"}),
+    "by a link": ({"usr/up": "/", "usr/lib": "up/../../private"}, {"lib/planted": b"x"}),
+    "from a link": (
+        {"usr/a/b/c": "../../../x"},
+        {"usr/a/b/c/lib": "../../../../private", "usr/a/b/c/lib/planted": b"x"},
+    ),
+    "link on link": ({"usr/lib": UP}, {"lib/planted": UP, "usr/lib/planted/more": b"x"}),
+    "top": ({"usr": "../../private"}, {"usr/lib/planted": b"x", "lib/more": b"x"}),
+}
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+def test_no_package_s_link_leads_out_of_the_sysroot(bench: Bench, name: str) -> None:
+    try:
+        root = a_sysroot(bench, *CLIMBING[name])
+    except SevkitError:
+        root = bench.folder / "out" / "root"
+    assert [path.name for path in (bench.folder / "private").iterdir()] == ["secret"]
+    links = [path for path in root.rglob("*") if path.is_symlink()]
+    assert links
+    for link in links:
+        assert Path(os.path.realpath(link)).is_relative_to(root)
+
+
+def test_links_of_packages_that_stay_inside_keep_their_text(bench: Bench) -> None:
+    texts = {
+        "usr/lib/library.so": "library.so.1",
+        "usr/lib/here": ".",
+        "usr/share/doc/a/b": "../../../lib/library.so.1",
+        "usr/share/doc/lost": "../nowhere/at/all",
+    }
+    root = a_sysroot(bench, texts, {"lib/library.so.1": b"l", "usr/lib/abs": "/lib/library.so.1"})
+    assert {path: str((root / path).readlink()) for path in texts} == texts
+    assert str((root / "usr/lib/abs").readlink()) == "library.so.1"
+    assert (root / "usr/share/doc/a/b").read_bytes() == b"l"
+
+
+@pytest.mark.parametrize("what", [b"a file", "lib", "/opt"])
+def test_a_package_can_t_put_something_below_what_is_no_folder_of_its_own(
+    bench: Bench, what: bytes | str
+) -> None:
+    below: Mapping[str, bytes | str] = {"lib/library": b"l"}
+    with pytest.raises(SevkitError, match="p2 and p1 both hold /usr/lib"):
+        a_sysroot(bench, {"opt/x": b""}, {"usr/lib": what}, below)
+    bench.clear()
+    assert (a_sysroot(bench, {"opt/x": b""}, below) / "usr/lib/library").read_bytes() == b"l"

@@ -2,9 +2,10 @@
 """A sysroot: Debian packages unpacked side by side into one tree, with an index of what is whose.
 
 The tree has the layout of an installed system with a merged /usr (/bin, /lib and their like are
-links into /usr), whatever layout the packages have, and no link in it is absolute, so that tools
-that know nothing of roots (a compiler, say) stay inside. No package is ever installed: maintainer
-scripts don't run, so what they make (alternatives, caches, users) is not there.
+links into /usr), whatever layout the packages have, and no link in it is absolute or climbs out of
+it, so that tools that know nothing of roots (a compiler, say) stay inside. No package is ever
+installed: maintainer scripts don't run, so what they make (alternatives, caches, users) is not
+there.
 """
 
 import json
@@ -23,7 +24,7 @@ from sevkit.rootfs.loader import FolderTree, resolve
 from sevkit.stage import Planner, Runner, Stage
 from sevkit.toolchain import GROUP, LINKS
 
-VERSION = 1
+VERSION = 2
 
 INDEX = "packages.json"
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -69,7 +70,10 @@ def build_sysroot(stage: Stage, inputs: Mapping[str, Path], out: Path, run: Runn
 
 
 class _MergedTree:
-    """A tree that packages are moved into, one after the other."""
+    """A tree that packages are moved into, one after the other.
+
+    What is put into it has no link on its way, and no link in it leads out, whoever follows it.
+    """
 
     def __init__(self, root: Path):
         self._root = root
@@ -80,31 +84,31 @@ class _MergedTree:
         """Move the unpacked `package` from `place` into the tree."""
         for path in _walk(place):
             guest = _merged(PurePosixPath("/") / path.relative_to(place).as_posix())
-            target = Path(f"{self._root}{guest}")
-            is_folder = path.is_dir() and not path.is_symlink()
             if guest.parent == PurePosixPath("/") and guest.name in _MERGED:
                 continue  # the package's own merged-/usr link
-            if is_folder:
-                if target.is_symlink() or target.is_file():
-                    raise self._conflict(str(guest), package)
-                self._make_folder(target)
+            if path.is_dir() and not path.is_symlink():
+                self._make_folder(guest, package)
                 continue
-            self._make_folder(target.parent)
-            self._put(path, target, guest, package)
+            self._make_folder(guest.parent, package)
+            self._put(path, guest, package)
             self.owners.setdefault(str(guest), package)
 
-    def _make_folder(self, folder: Path) -> None:
-        for parent in (*reversed(folder.parents), folder):
-            if parent.is_relative_to(self._root) and not parent.exists():
-                parent.mkdir()
-                parent.chmod(0o755)
+    def _place(self, guest: PurePosixPath) -> Path:
+        return Path(f"{self._root}{guest}")
 
-    def _put(self, path: Path, target: Path, guest: PurePosixPath, package: str) -> None:
+    def _make_folder(self, guest: PurePosixPath, package: str) -> None:
+        for step in (*reversed(guest.parents), guest):
+            folder = self._place(step)
+            if not os.path.lexists(folder):
+                folder.mkdir()
+                folder.chmod(0o755)
+            elif folder.is_symlink() or not folder.is_dir():
+                raise self._conflict(str(step), package)
+
+    def _put(self, path: Path, guest: PurePosixPath, package: str) -> None:
+        target = self._place(guest)
         if path.is_symlink():
-            text = os.readlink(path)  # noqa: PTH115
-            if text.startswith("/"):
-                absolute = _merged(PurePosixPath(os.path.normpath(text)))
-                text = os.path.relpath(absolute, guest.parent)
+            text = _inside(os.readlink(path), guest.parent)  # noqa: PTH115
             if not os.path.lexists(target):
                 target.symlink_to(text)
             elif not target.is_symlink() or os.readlink(target) != text:  # noqa: PTH115
@@ -145,6 +149,14 @@ def _walk(place: Path) -> Iterator[Path]:
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path)
+
+
+def _inside(text: str, folder: PurePosixPath) -> str:
+    """The text of a link in the guest's `folder`, a path without links, that can't climb out.
+
+    No absolute one, and ``..`` stands at its beginning alone, at most as often as `folder` is deep.
+    """
+    return os.path.relpath(_merged(PurePosixPath(os.path.normpath(folder / text))), folder)
 
 
 def _merged(path: PurePosixPath) -> PurePosixPath:
