@@ -68,6 +68,18 @@ def sevkit() -> Sevkit:
 
 
 @pytest.fixture(scope="session")
+def latin_1(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """The environment of a user whose locale has another encoding than UTF-8."""
+    name, folder = "en_US.ISO-8859-1", tmp_path_factory.mktemp("locales")
+    command = ["localedef", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(folder / name)]
+    try:
+        subprocess.run(command, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no locale but UTF-8 ones can be made here: apt-get install locales")
+    return {"LOCPATH": str(folder), "LC_ALL": name}
+
+
+@pytest.fixture(scope="session")
 def mirror() -> None:
     """Skips when no Debian mirror answers; says so."""
     answer = subprocess.run(

@@ -15,7 +15,7 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -284,26 +284,27 @@ def test_a_link_that_was_in_the_destination_before_is_not_written_through(
     assert everything(out) == {"sub": None, "sub/file": b"content"}
 
 
-def test_names_that_are_no_utf_8_are_kept_in_every_locale(
-    store: Callable[[bytes], Path], out: Path
+def test_names_are_the_same_in_every_locale_also_when_they_are_no_utf_8(
+    store: Callable[[bytes], Path], out: Path, latin_1: Mapping[str, str]
 ) -> None:
     gnu = tar(file("f\udcf6\udcff"), file("ő-gnu"))
-    pax = tar(file("ő-pax"), symlink("l" * 120, "ő" * 60), form=2)
+    pax = tar(file("ő-pax"), file("é-pax"), symlink("l" * 120, "ő" * 60), form=2)
     names = {}
-    for locale in ("C", "C.UTF-8"):
+    for locale, more in {"C": {}, "C.UTF-8": {}, latin_1["LC_ALL"]: latin_1}.items():
         for content in (gnu, pax):
             place = out / locale
             place.mkdir(exist_ok=True)
             done = subprocess.run(
                 [sys.executable, "-c", _UNPACK, store(content), place],
-                env={**os.environ, "LC_ALL": locale},
+                env={**os.environ, "LC_ALL": locale, **more},
                 capture_output=True,
                 check=True,
             )
             assert done.stderr == b""
         names[locale] = {os.fsencode(name): link for name, link in everything(place).items()}
-    assert names["C"] == names["C.UTF-8"]
-    assert set(names["C"]) == {b"f\xf6\xff", "ő-gnu".encode(), "ő-pax".encode(), b"l" * 120}
+    assert names["C"] == names["C.UTF-8"] == names[latin_1["LC_ALL"]]
+    encoded = {name.encode() for name in ("ő-gnu", "ő-pax", "é-pax", "l" * 120)}
+    assert set(names["C"]) == {b"f\xf6\xff", *encoded}
     assert names["C"][b"l" * 120] == "ő" * 60
 
 

@@ -2,15 +2,17 @@
 """With `--json` a program reads stdout: every line an event, and the last one says how it ended."""
 
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from image_samples import image as sample_image
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
 Events = Callable[..., tuple[int, Rows, str]]
 Sevkit = Callable[..., subprocess.CompletedProcess[str]]
@@ -116,3 +118,21 @@ def test_what_differs_in_an_image_and_who_signed_it(
 def test_an_exit_code_without_a_dry_run_is_refused(events: Events) -> None:
     status, rows, _ = events("build", "--exit-code")
     assert (status, rows[-1]["hint"]) == (2, "give -n too")
+
+
+def test_keys_are_the_same_under_every_locale(
+    sevkit: Sevkit, project: Path, latin_1: Mapping[str, str]
+) -> None:
+    shutil.copytree(REPOSITORY / "agent", project / "agent")
+    (project / "agent" / "café.h").touch()
+    answers = []
+    for environment in ({"LC_ALL": "C.UTF-8"}, latin_1):
+        done = sevkit("-C", project, "cache-key", "sev-guest", "--json", env=environment)
+        assert done.returncode == 0, done.stderr
+        answers.append(done.stdout)
+    assert answers[0] == answers[1]
+    (project / "agent" / "café.h").rename(project / "agent" / os.fsdecode(b"caf\xe9.h"))
+    for environment in ({"LC_ALL": "C.UTF-8"}, latin_1):
+        done = sevkit("-C", project, "cache-key", "sev-guest", env=environment)
+        assert done.returncode == 1
+        assert "agent/caf\\xe9.h: the name 'caf\\xe9.h' is not UTF-8" in done.stderr

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,31 @@ def test_a_folder_with_a_pipe_in_it_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImageError, match="pipe"):
         list_tree(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "target"])
+def test_a_name_that_is_not_utf_8_is_refused_by_name(
+    store: Store, tmp_path: Path, kind: str
+) -> None:
+    result = a_result(tmp_path / "result")
+    (result / "café").touch()
+    store.publish(a_stage(which="good"), shutil.copytree(result, tmp_path / "good", symlinks=True))
+    latin = os.fsdecode(b"caf\xe9")
+    match kind:
+        case "file":
+            (result / latin).touch()
+        case "folder":
+            (result / latin / "sub").mkdir(parents=True)
+        case "link":
+            (result / latin).symlink_to("café")
+        case "target":
+            (result / "link to it").symlink_to(latin)
+    for refused in (partial(list_tree, result), partial(store.publish, a_stage(), result)):
+        with pytest.raises(ImageError, match=r"the name 'caf\\xe9' is not UTF-8") as caught:
+            refused()
+        str(caught.value).encode()
+        assert caught.value.hint
+    assert (store.open(a_stage(which="good").key) / "café").exists()
 
 
 def test_scratch_folders_vanish_also_after_an_error(store: Store) -> None:

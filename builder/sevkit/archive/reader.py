@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import functools
+import locale
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,7 @@ class Reader:
     def check(self, answer: int) -> None:
         """Raise `SourceError` unless libarchive's `answer` says that it can go on.
 
-        A warning is no failure: it is given for a name that the user's locale can't show.
+        A warning is no failure: it is given for a name that is not UTF-8.
         """
         if answer not in (_OK, _WARN):
             message = self._library.archive_error_string(self._archive) or b"it is damaged"
@@ -360,8 +361,19 @@ def _binding() -> Any:
 def _library() -> Any:
     """libarchive with the prototypes used here.
 
-    A handle of its own, because libarchive-c's own one writes every warning to the log.
+    A handle of its own, because libarchive-c's own one writes every warning to the log. Names of
+    archives that state their encoding are converted to that of the process's LC_CTYPE, which is
+    therefore set here: what is unpacked must not depend on the user's. Raises `HostError` where the
+    host has no such locale.
     """
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    except locale.Error as error:
+        raise HostError(
+            "the locale C.UTF-8 is missing, in which archives are read",
+            why=str(error),
+            hint="apt-get install libc-bin",
+        ) from error
     ffi = _binding()
     library = ctypes.CDLL(ffi.libarchive_path)
     pointer, text = ctypes.c_void_p, ctypes.c_char_p

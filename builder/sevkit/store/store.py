@@ -65,7 +65,7 @@ def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, 
     """Every path below `root`, sorted: type, executable bit, size, SHA-256 or link target.
 
     What `root` itself has under a name in `leave_out` is passed over. Raises `ImageError` for
-    anything but files, folders and symbolic links.
+    anything but files, folders and symbolic links, and for a name that is not UTF-8.
     """
     rows: list[dict[str, Json]] = []
     files: list[tuple[int, Path]] = []
@@ -76,9 +76,9 @@ def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, 
         for name in [*folder_names, *file_names]:
             path = Path(folder, name)
             status = path.lstat()
-            row: dict[str, Json] = {"path": path.relative_to(root).as_posix()}
+            row: dict[str, Json] = {"path": _utf8(path.relative_to(root).as_posix(), path)}
             if stat.S_ISLNK(status.st_mode):
-                row |= {"type": "link", "target": os.readlink(path)}  # noqa: PTH115
+                row |= {"type": "link", "target": _utf8(os.readlink(path), path)}  # noqa: PTH115
             elif stat.S_ISDIR(status.st_mode):
                 row |= {"type": "folder"}
             elif stat.S_ISREG(status.st_mode):
@@ -94,6 +94,16 @@ def list_tree(root: Path, *, leave_out: Collection[str] = ()) -> list[dict[str, 
         ):
             rows[index]["sha256"] = digest
     return sorted(rows, key=lambda row: str(row["path"]))
+
+
+def _utf8(name: str, path: Path) -> str:
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError as error:
+        shown, place = (os.fsencode(p).decode("utf-8", "backslashreplace") for p in (name, path))
+        raise ImageError(
+            f"{place}: the name '{shown}' is not UTF-8", hint="give it a name that is"
+        ) from error
 
 
 def tree_digest(rows: list[dict[str, Json]]) -> str:
