@@ -39,7 +39,8 @@ from sevkit.image import output  # noqa: E402
 from sevkit.image.manifest import verify  # noqa: E402
 from sevkit.sources import Pin  # noqa: E402
 from sevkit.stage import Local, Plan, Runner, Stage  # noqa: E402
-from sevkit.store.store import Store, list_tree, tree_digest  # noqa: E402
+from sevkit.store.listing import list_tree, tree_digest  # noqa: E402
+from sevkit.store.store import Store  # noqa: E402
 
 DONE, FULL, FAILED = 0, 10, 11
 _FETCHED = random.Random(5).randbytes(200_000)

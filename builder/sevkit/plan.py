@@ -30,7 +30,7 @@ from sevkit.stages.initramfs import plan_initramfs
 from sevkit.stages.kconfig_tree import plan_kconfig_tree
 from sevkit.stages.kernel import LOCKED_CONFIG, plan_config, plan_kernel
 from sevkit.stages.sysroot import plan_sysroot
-from sevkit.store.store import list_tree, tree_digest
+from sevkit.store.listing import list_tree, tree_digest
 from sevkit.toolchain import CHECKS, GROUP, HOST, Toolchain, package_of, packages, tools_of
 
 _VERSION_OPTION = {"iasl": "-v"}

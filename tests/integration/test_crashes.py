@@ -20,7 +20,8 @@ import crash_lab
 import pytest
 from crash_lab import Score, damage, leaked, remains, run_all, survived
 
-from sevkit.store.store import Store, default_root, list_tree
+from sevkit.store.listing import list_tree
+from sevkit.store.store import Store, default_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS, FULL_DISKS = 200, 50

@@ -21,7 +21,7 @@ from sevkit.stage import Stage
 from sevkit.stages.agent import build_agent, plan_agent
 from sevkit.stages.initramfs import build_initramfs, plan_initramfs
 from sevkit.stages.sysroot import build_sysroot, plan_sysroot
-from sevkit.store.store import list_tree, tree_digest
+from sevkit.store.listing import list_tree, tree_digest
 
 LIB = "/usr/lib/x86_64-linux-gnu"
 LOADER = "/lib64/ld-linux-x86-64.so.2"

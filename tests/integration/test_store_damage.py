@@ -16,7 +16,8 @@ from sevkit.image import output
 from sevkit.recipe.model import DebSource
 from sevkit.sources import Pin, PinMemory
 from sevkit.store import uptodate
-from sevkit.store.store import Store, list_tree
+from sevkit.store.listing import list_tree
+from sevkit.store.store import Store
 
 ROUNDS = 40
 

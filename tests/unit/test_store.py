@@ -15,7 +15,8 @@ from sevkit.canonical import sha256_of
 from sevkit.disk import full_disk_explained
 from sevkit.errors import ImageError, SevkitError
 from sevkit.stage import Local, Stage
-from sevkit.store.store import Store, list_tree, tree_digest
+from sevkit.store.listing import list_tree, tree_digest
+from sevkit.store.store import Store
 
 
 def a_stage(**params: str) -> Stage:

@@ -22,7 +22,7 @@ from sevkit.stages.kernel_objects import Objects
 from sevkit.stages.kernel_source import SourceTree, plan_source, prepare_source
 from sevkit.within import file_within, place_within
 
-VERSION = 2
+VERSION = 3
 
 TOOLS = {
     "ar": "binutils",
