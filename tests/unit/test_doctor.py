@@ -225,7 +225,7 @@ def test_a_missing_tool_is_named_with_its_debian_package() -> None:
 
 def test_an_image_asks_for_the_qemu_that_measures_its_kernel(tmp_path: Path) -> None:
     image = image_samples.image(tmp_path)
-    asked = needs_of_image(image, "sev")
+    asked = needs_of_image(image, "sev")["sev"]
     assert (asked.host_kernel, asked.qemu, asked.kernel_hashes) == ("4.16", "2.12", False)
     assert (asked.cpus, asked.vcpus) == (("EPYC-Milan",), (1, 2))
     made = load(image).model_dump()
@@ -234,16 +234,16 @@ def test_an_image_asks_for_the_qemu_that_measures_its_kernel(tmp_path: Path) -> 
     (image / "manifest.json").chmod(0o644)
     (image / "manifest.json").write_text(text_of(Manifest.model_validate(made)))
     write_sums(image)
-    measured = needs_of_image(image, "sev")
+    measured = needs_of_image(image, "sev")["sev"]
     assert (measured.qemu, measured.kernel_hashes) == ("6.2", True)
 
 
 def test_an_image_that_was_changed_is_no_image_to_launch(tmp_path: Path) -> None:
     image = image_samples.image(tmp_path)
-    assert failing(GENOA, needs_of_image(image, "sev")) == {}
+    assert failing(GENOA, needs_of_image(image, "sev")["sev"]) == {}
     (image / "firmware.fd").chmod(0o644)
     (image / "firmware.fd").write_bytes(b"other")
-    assert "firmware.fd" in failing(GENOA, needs_of_image(image, "sev"))["image"]
+    assert "firmware.fd" in failing(GENOA, needs_of_image(image, "sev")["sev"])["image"]
 
 
 def test_a_mode_that_the_image_can_t_do_is_not_ready_on_any_host(
@@ -251,8 +251,8 @@ def test_a_mode_that_the_image_can_t_do_is_not_ready_on_any_host(
 ) -> None:
     launch = {**image_samples.recipe().launch.model_dump(), "modes": ("sev", "sev-es")}
     image = image_samples.image(tmp_path, launch=launch)
-    assert failing(GENOA, needs_of_image(image, "sev-es")) == {}
-    found = failing(GENOA, needs_of_image(image, "sev-snp"))
+    assert failing(GENOA, needs_of_image(image, "sev-es")["sev-es"]) == {}
+    found = failing(GENOA, needs_of_image(image, "sev-snp")["sev-snp"])
     assert found == {"image mode": "its recipe does not ask for it (launch.modes)"}
     assert run(["doctor", str(image), "--mode", "sev-snp"]) == 3
     assert "NO  image mode: its recipe does not ask for it" in capfd.readouterr().out

@@ -402,5 +402,5 @@ def test_a_file_that_differs_for_a_cause_of_its_own_is_not_named_again(
 def test_an_image_that_is_not_as_published_is_not_compared(good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, tmp_path / "copy")
     (tmp_path / "copy" / "config").write_text("CONFIG_X=y\n")
-    with pytest.raises(ImageError, match="is not as published"):
+    with pytest.raises(ImageError, match="not as it was published"):
         differences(good, tmp_path / "copy")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -120,19 +121,16 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
     Exits 0 when the host is ready and 3 when it is not. Changes nothing.
     """
     from sevkit.doctor.facts import facts_of
-    from sevkit.doctor.rules import judge, needs_of_image, needs_of_mode
-    from sevkit.image.manifest import load
+    from sevkit.doctor.rules import Needs, judge, needs_of_image, needs_of_mode
     from sevkit.store.store import default_root
 
     facts = facts_of(default_root(os.environ) / "hosts")
-    findings = {}
+    asked: Mapping[str, Needs]
     if image is None:
-        for one in [mode] if mode else ["build", "none"]:
-            findings[one] = judge(facts, needs_of_mode(one))
+        asked = {one: needs_of_mode(one) for one in ([mode] if mode else ["build", "none"])}
     else:
-        folder = place.image(image)
-        for one in [mode] if mode else [*load(folder).possible_modes, "none"]:
-            findings[one] = judge(facts, needs_of_image(folder, one))
+        asked = needs_of_image(place.image(image), mode)
+    findings = {one: judge(facts, needs) for one, needs in asked.items()}
     if as_json:
         plain = {one: [dataclasses.asdict(row) for row in rows] for one, rows in findings.items()}
         click.echo(json.dumps({"facts": dataclasses.asdict(facts), "findings": plain}, indent=2))

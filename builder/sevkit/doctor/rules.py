@@ -13,7 +13,8 @@ from typing import Generic, TypeVar, cast
 from sevkit.doctor.facts import BUILD_TOOLS, GUEST_TOOLS, PARAMETERS, Facts
 from sevkit.firmware.ovmf import Mode
 from sevkit.guest.launch import QEMU_NAME, QEMU_PACKAGE
-from sevkit.image.manifest import Manifest, load, verify
+from sevkit.image.manifest import Manifest, load
+from sevkit.image.published import differences
 from sevkit.image.requirements import VERSIONS
 
 
@@ -391,14 +392,15 @@ def needs_of_mode(mode: str) -> Needs:
     return Needs(mode, versions.host_kernel, versions.qemu)
 
 
-def needs_of_image(folder: Path, mode: str) -> ImageNeeds:
-    """What the image in `folder` asks for in a mode, and whether it is as it was published.
+def needs_of_image(folder: Path, mode: str | None = None) -> dict[str, ImageNeeds]:
+    """Mode → what the image in `folder` asks for in it, and whether it is as it was published.
 
-    Measured kernels need a newer QEMU than a mode alone. Raises `ImageError` when there is no
-    manifest that can be read.
+    Without `mode` the modes that the image can do, and none. Measured kernels need a newer QEMU
+    than a mode alone. Raises `ImageError` when there is no manifest that can be read.
     """
-    manifest = load(folder)
-    return replace(_needs_of_manifest(manifest, mode), differences=tuple(verify(folder)))
+    manifest, found = load(folder), tuple(differences(folder))
+    modes = [mode] if mode else [*manifest.possible_modes, "none"]
+    return {one: replace(_needs_of_manifest(manifest, one), differences=found) for one in modes}
 
 
 def _needs_of_manifest(manifest: Manifest, mode: str) -> ImageNeeds:

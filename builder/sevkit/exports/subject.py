@@ -16,7 +16,8 @@ from sevkit.firmware.ovmf import Mode
 from sevkit.guest.launch import Accelerator, Launch
 from sevkit.guest.qemu import POLICIES, GuestSpec
 from sevkit.guest.session import spec_of
-from sevkit.image.manifest import Manifest, load
+from sevkit.image.manifest import Manifest
+from sevkit.image.published import published
 from sevkit.image.shape import Measurement
 from sevkit.measure.digests import SNP_ACTIVE
 from sevkit.measure.id_block import IdBlock, id_block
@@ -158,7 +159,7 @@ def subject_of(
             why=repr(str(folder.absolute())),
             hint="copy the image to a folder with a printable name",
         )
-    manifest = load(folder)
+    manifest = published(folder)
     chosen = _mode(manifest, mode)
     offered = manifest.launch
     spec = spec_of(

@@ -5,13 +5,12 @@ Everything is settled, and every refusal made, before anything starts. Never pri
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from sevkit.errors import ImageError, RecipeError
+from sevkit.errors import RecipeError
 from sevkit.firmware.hash_table import table_without_sev
 from sevkit.guest.boot import Outcome, Setting, boot, booted, limits_for, watch
 from sevkit.guest.conversation import Report
@@ -20,9 +19,8 @@ from sevkit.guest.qemu import GuestSpec, parse_memory
 from sevkit.guest.report import report_lines
 from sevkit.guest.running import Guest
 from sevkit.image.cmdline import full_cmdline
-from sevkit.image.manifest import Manifest, Role, load
+from sevkit.image.manifest import Manifest, Role, load, read_published
 from sevkit.image.requirements import BOOT_DEVICES, Swiotlb, launch_problems
-from sevkit.opening import open_at_once
 
 _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
 
@@ -192,9 +190,9 @@ def spec_of(
             why="\n".join(problems),
             hint="take more with --memory, or another swiotlb= in kernel.cmdline of the recipe",
         )
-    files = {role: folder / manifest.files[role].path for role in _BOOTED if role in manifest.files}
-    for role, path in files.items():
-        _check_file(path, manifest.files[role].sha256)
+    roles = [role for role in _BOOTED if role in manifest.files]
+    files = {role: folder / manifest.files[role].path for role in roles}
+    data = {role: read_published(folder, manifest, role) for role in roles}
     return GuestSpec(
         kernel=files["kernel"],
         initramfs=files.get("initramfs"),
@@ -206,33 +204,19 @@ def spec_of(
         cpu=manifest.launch.cpus[0],
         modes=modes,
         hashes_at=None if hashes is None else hashes.base,
-        hashes=b"" if hashes is None else _hashes_without_sev(files, cmdline, mib, qemu_version),
+        hashes=b"" if hashes is None else _hashes_without_sev(data, cmdline, mib, qemu_version),
         hashed_modes=tuple(mode for mode in modes if manifest.launch.modes[mode].kernel_hashes),
     )
 
 
 def _hashes_without_sev(
-    files: Mapping[Role, Path], cmdline: str, memory_mib: int, qemu_version: Sequence[int]
+    data: Mapping[Role, bytes], cmdline: str, memory_mib: int, qemu_version: Sequence[int]
 ) -> bytes:
     """The table of hashes for a launch without SEV: firmware that checks refuses without it."""
     return table_without_sev(
-        files["kernel"].read_bytes(),
-        files["initramfs"].read_bytes() if "initramfs" in files else b"",
+        data["kernel"],
+        data.get("initramfs", b""),
         cmdline,
         memory_mib=memory_mib,
         qemu_version=qemu_version,
     )
-
-
-def _check_file(path: Path, sha256: str) -> None:
-    try:
-        with open_at_once(path) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(f"{path} can't be read", why=str(error.strerror)) from error
-    if found != sha256:
-        raise ImageError(
-            f"{path} was changed after it was published",
-            why=f"its SHA-256 is {found}, the manifest says {sha256}",
-            hint=f"sevkit verify {path.parent}",
-        )

@@ -9,6 +9,7 @@ requirements.py  what a guest asks of its host
 cmdline.py       the kernel command line of a launch, and the parameters in one
 claims.py        what a manifest says of its firmware, held against the firmware
 measured.py      the launch digests of an image
+published.py     whether it is as it was published: files and digests
 sbom.py          its bill of materials
 signature.py     whose it is
 diff.py          why two images measure differently

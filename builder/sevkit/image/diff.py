@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sevkit.errors import ImageError
 from sevkit.firmware.modules import described, modules
 from sevkit.firmware.volumes import volumes
-from sevkit.image.manifest import File, Manifest, Role, load, read_published, verify
+from sevkit.image.manifest import File, Manifest, Role, read_published
+from sevkit.image.published import published
 from sevkit.image.shape import FirmwareBuild
 from sevkit.kconfig.dotconfig import values_of
 from sevkit.rootfs.contents import read_contents
@@ -77,9 +77,7 @@ def differences(old: Path, new: Path) -> list[Difference]:
 class _Image:
     def __init__(self, folder: Path):
         self.folder = folder
-        self.manifest: Manifest = load(folder)
-        if problems := verify(folder):
-            raise ImageError(f"{folder} is not as published", why="\n".join(problems))
+        self.manifest = published(folder)
 
     def read(self, role: Role) -> bytes:
         return read_published(self.folder, self.manifest, role)

@@ -75,12 +75,10 @@ def install(image: Path, folder: Path) -> Path:
     Files have mode 0644 and new folders 0755, whatever the umask is, as packages want it. Raises
     `ImageError` when the image, or the copy that was there, is not as it was published.
     """
-    from sevkit.image.manifest import load, verify
+    from sevkit.image.published import published
 
-    manifest = load(image)
-    if differences := verify(image):
-        raise ImageError(f"{image} is not as it was published", why="\n".join(differences))
-    name = _dir_name(manifest.version, manifest.variant == "debug", manifest.build_id)
+    manifest = published(image)
+    name = _dir_name(manifest.version, manifest.is_debug, manifest.build_id)
     target = folder / manifest.name / name
     with full_disk_explained(folder):
         missing = [each for each in (target.parent, *target.parents[1:]) if not each.exists()]

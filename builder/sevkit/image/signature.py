@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sevkit.errors import HostError, ImageError, RecipeError
-from sevkit.image.manifest import MANIFEST, SIGNATURE, verify
+from sevkit.image.manifest import MANIFEST, SIGNATURE, text_of
+from sevkit.image.published import published
 from sevkit.opening import open_at_once
 
 NAMESPACE = "sevkit-manifest"
@@ -29,9 +30,7 @@ _ANYBODY = "signer"
 
 def message(folder: Path) -> bytes:
     """What is signed: the manifest's bytes. Raises `ImageError` for an image that was changed."""
-    if problems := verify(folder):
-        raise ImageError(f"{folder} is not as it was published", why="\n".join(problems))
-    return (folder / MANIFEST).read_bytes()
+    return text_of(published(folder)).encode()
 
 
 def sign(folder: Path, key: Path) -> None:

@@ -19,8 +19,9 @@ from sevkit.engine import Settings, find_work
 from sevkit.errors import HostError, ImageError, RecipeError, SevkitError, SourceError
 from sevkit.events import Notice
 from sevkit.image.diff import differences
-from sevkit.image.manifest import SIGNATURE, Manifest, load, verify
+from sevkit.image.manifest import SIGNATURE, Manifest
 from sevkit.image.output import build_id
+from sevkit.image.published import published
 from sevkit.plan import Pins, make_plan, requests
 from sevkit.project.project import Project
 from sevkit.recipe.model import FileSource, Recipe
@@ -78,9 +79,7 @@ def reproduce(
     `RecipeError` where `keep` is there already, or the project lacks its recipe or one of its
     files, and whatever a build raises.
     """
-    manifest = load(image)
-    if problems := verify(image):
-        raise ImageError(f"{image} is not as it was published", why="\n".join(problems))
+    manifest = published(image)
     if keep is not None and keep.exists():
         raise RecipeError(f"{keep} is there already", hint="name a folder that is not")
     tools = toolchain(manifest.build.toolchain, manifest.build.sandbox)
