@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 from image_samples import image
 
+from sevkit.cli import run
 from sevkit.errors import ImageError
 from sevkit.image.manifest import load, schema, text_of, verify, write_sums
 
@@ -380,6 +381,32 @@ def test_without_checksums_or_manifest_the_other_files_are_still_checked(good: P
         assert not any("does not belong" in line for line in lines)
         (folder / "vmlinuz").write_bytes(b"")
         assert any(line.startswith("vmlinuz: ") for line in verify(folder))
+
+
+HIDES = "\x1b[2K\x1b[1Gimage: as published\n\x1b[8m"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.update({HIDES: 1}),
+        lambda manifest: manifest["files"].update({HIDES: 1}),
+        lambda manifest: manifest.update(manifest_version=HIDES),
+    ],
+)
+def test_nothing_in_a_manifest_is_a_command_for_the_terminal(
+    good: Path, change: Callable[[Any], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", str(good)]) == 0
+    assert capfd.readouterr().out == f"{good}: as published\n"
+    (good / f"größe{HIDES}").write_text("")
+    edited(good, change, consistent=False)
+    assert run(["verify", str(good)]) == 4
+    said = capfd.readouterr().out
+    assert all(line.isprintable() for line in said.splitlines())
+    assert said.count(r"\x1b[2K\x1b[1Gimage: as published\n\x1b[8m") >= 2
+    assert "größe" in said
+    assert said.endswith(" differ\n")
 
 
 def test_a_folder_that_is_not_there_is_an_error(good: Path) -> None:

@@ -16,6 +16,7 @@ import click
 from sevkit import __version__
 from sevkit.cli.verbs import Verbs
 from sevkit.errors import INTERRUPTED, HostError, RecipeError, SevkitError
+from sevkit.printable import printable
 
 if TYPE_CHECKING:
     from sevkit.cli.listeners import BuildListener
@@ -219,6 +220,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def shown(path: Path) -> str:
+    """A path for people, from the current folder on where it lies in it."""
     with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
+        path = path.relative_to(Path.cwd())
+    return printable(str(path))

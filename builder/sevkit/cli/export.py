@@ -14,6 +14,7 @@ import click
 from sevkit.cli.common import Place, main, shown
 from sevkit.cli.words import ExportFormat, WithFormats, images
 from sevkit.errors import RecipeError
+from sevkit.printable import printable
 
 
 @main.command(cls=WithFormats)
@@ -139,7 +140,7 @@ def doctor(place: Place, image: str | None, mode: str | None, as_json: bool) -> 
             click.echo(f"{one}: {'not ready' if any(row.problem for row in rows) else 'ready'}")
             for row in rows:
                 mark = "NO" if row.problem else "ok"
-                click.echo(f"  {mark}  {row.rule}: {row.problem or row.found}")
+                click.echo(printable(f"  {mark}  {row.rule}: {row.problem or row.found}"))
                 if row.problem:
                     click.echo(f"      {row.remedy}")
     return 3 if any(row.problem for rows in findings.values() for row in rows) else 0

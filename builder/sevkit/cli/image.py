@@ -83,6 +83,6 @@ def verify(place: Place, image: str, key: Path | None, identity: str | None, as_
         say_json({"image": str(folder), "differences": found, "signature": signature})
     else:
         for line in [*found, *([signature] if signature is not None else [])]:
-            click.echo(line)
+            click.echo(printable(line))
         click.echo(f"{shown(folder)}: {'as published' if not found else f'{len(found)} differ'}")
     return THE_ANSWER_IS_NO if found else 0

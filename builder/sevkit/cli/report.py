@@ -8,6 +8,7 @@ import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, main
 from sevkit.errors import ImageError, RecipeError
+from sevkit.printable import printable
 
 if TYPE_CHECKING:
     from sevkit.image.manifest import Manifest
@@ -63,7 +64,7 @@ def verify_report(
     )
     marks = {True: "ok", False: "WRONG", None: "-"}
     for each in checks:
-        click.echo(f"{marks[each.passed]:6} {each.name:13} {each.detail}")
+        click.echo(printable(f"{marks[each.passed]:6} {each.name:13} {each.detail}"))
     return THE_ANSWER_IS_NO if any(each.passed is False for each in checks) else 0
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from sevkit.errors import ImageError
 from sevkit.image.shape import MANIFEST_VERSION, File, Manifest, Role
+from sevkit.printable import printable
 
 __all__ = [
     "MANIFEST",
@@ -185,9 +186,12 @@ def _parsed(raw: bytes, path: Path) -> Manifest:
 
 
 def explained(error: ValidationError) -> str:
-    """The first problems of a validation, a line each."""
+    """The first problems of a validation, a line each, printable: keys are the manifest's own."""
     problems = error.errors(include_url=False, include_input=False)
-    lines = [f"{'.'.join(map(str, one['loc'])) or 'all'}: {one['msg']}" for one in problems[:5]]
+    lines = [
+        printable(f"{'.'.join(map(str, one['loc'])) or 'all'}: {one['msg']}")
+        for one in problems[:5]
+    ]
     if len(problems) > 5:
         lines.append(f"and {len(problems) - 5} more")
     return "\n".join(lines)
@@ -207,7 +211,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def verify(folder: Path) -> list[str]:
-    """What differs between an image directory and what it says of itself, a line each.
+    """What differs between an image directory and what it says of itself, a printable line each.
 
     Every byte of every file is hashed. Modes, owners and times are the copier's and not looked at.
     Raises `ImageError` when `folder` can't be read at all.
@@ -228,14 +232,14 @@ def verify(folder: Path) -> list[str]:
             manifest = read_manifest(folder / MANIFEST)
             stated = {file.path: file for file in manifest.files.values()}
     except ImageError as error:
-        differences.append(": ".join([error.what, *error.why.splitlines()]))
+        differences.append(printable(": ".join([error.what, *error.why.splitlines()])))
     expected = {MANIFEST, SUMS, *stated, *sums}
     for name in sorted(expected | present.keys() - {SIGNATURE}):
         if name not in present:
             differences.append(f"{name}: is missing")
         elif name not in expected:
             if stated or sums:
-                differences.append(f"{_printable(name)}: does not belong to the image")
+                differences.append(f"{printable(name)}: does not belong to the image")
         elif name not in files:
             kind = "a symbolic link" if stat.S_ISLNK(present[name]) else "no regular file"
             differences.append(f"{name}: is {kind}, must be a file")
@@ -265,10 +269,6 @@ def _file_differences(path: Path, stated: File | None, sums: Mapping[str, str]) 
     listed = sums.get(path.name)
     if listed is not None and digests["sha256"] != listed:
         yield f"{path.name}: sha256 is {digests['sha256']}, {SUMS} says {listed}"
-
-
-def _printable(name: str) -> str:
-    return name.encode("unicode_escape", "surrogateescape").decode("ascii", "replace")
 
 
 def _open(path: Path) -> Any:
