@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -33,6 +34,26 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(
+    path: Path, data: bytes, *, mode: int | None = None, drafts: Path | None = None
+) -> None:
+    """Write the file `path` at once: it is there whole, or as it was, also when power is lost.
+
+    What is there, a symbolic link too, is replaced. `mode` is the umask's when nobody says;
+    `drafts` a folder of the same file system to write in first, for a file in one that must hold
+    nothing else. Raises `OSError`, and leaves nothing then.
+    """
+    draft = (drafts or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        draft.write_bytes(data)
+        if mode is not None:
+            draft.chmod(mode)
+        fsync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def settle(folder: Path, count: int) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,6 +56,7 @@ def export(
     path: Path | None,
 ) -> None:
     """Write what another program needs to launch or to trust IMAGE, from its manifest."""
+    from sevkit.disk import write_whole
     from sevkit.exports import FORMATS, exported, subject_of
 
     if author_key is not None and id_key is None:
@@ -88,13 +88,7 @@ def export(
     if path is None:
         click.echo(content, nl=False)
         return
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.write_bytes(content)
-        draft.chmod(0o755 if format_name == "qemu" else 0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, content, mode=0o755 if format_name == "qemu" else 0o644)
     click.echo(f"wrote {shown(path)}")
 
 

@@ -102,6 +102,7 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     one thing changed each time. The result is written beside the image's folder. Exit status 4 when
     anything changed was not refused.
     """
+    from sevkit.disk import write_whole
     from sevkit.guest.prove import prove as boot_all
     from sevkit.guest.session import Session
     from sevkit.store.store import default_root
@@ -110,9 +111,7 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     session = Session.of_image(folder, accel="tcg", cache=default_root(os.environ) / "hosts")
     proof = boot_all(session)
     file = folder.with_name(f"{folder.name}.proof.json")
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(proof.text(), encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, proof.text().encode())
     status = 0 if proof.is_proven else THE_ANSWER_IS_NO
     if as_json:
         click.echo(proof.text(), nl=False)

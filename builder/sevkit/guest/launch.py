@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from sevkit.disk import write_whole
 from sevkit.errors import HostError, RecipeError
 from sevkit.guest.cpuid import cpuid
 
@@ -254,9 +255,7 @@ def run_probe(qemu: Qemu, accelerator: str) -> tuple[str, bool]:
 def _remember(path: Path, record: dict[str, str]) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(record))
-        draft.replace(path)
+        write_whole(path, json.dumps(record).encode())
 
 
 def _dotted(version: Sequence[int]) -> str:

@@ -8,13 +8,13 @@ or on another machine serves as well; holds no key and no cryptography of its ow
 
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from sevkit.disk import write_whole
 from sevkit.errors import HostError, ImageError, RecipeError
 from sevkit.image.manifest import MANIFEST, SIGNATURE, text_of
 from sevkit.image.published import published
@@ -144,13 +144,9 @@ def _read(signature: Path) -> bytes:
 
 
 def _place(folder: Path, data: bytes) -> None:
-    draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.sig"
     try:
-        draft.write_bytes(data)
-        draft.chmod(0o444)
-        draft.replace(folder / SIGNATURE)
+        write_whole(folder / SIGNATURE, data, mode=0o444, drafts=folder.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise ImageError(f"{folder}/{SIGNATURE}: {error.strerror}") from error
 
 

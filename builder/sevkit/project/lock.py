@@ -9,7 +9,6 @@ review. A build reads both and writes neither; `sevkit lock` writes them.
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sevkit.canonical import canonical_json, sha256_of
-from sevkit.disk import fsync
+from sevkit.disk import fsync, write_whole
 from sevkit.errors import RecipeError
 from sevkit.recipe.model import FileSource
 from sevkit.sources.pins import Pin, Request, described, read_pins, self_pinned, without_credentials
@@ -205,14 +204,7 @@ class Lock:
         """Write the lock, and `files` beside it, each at once and to the disk; the lock last."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for name, data in {**files, self.path.name: self.text().encode()}.items():
-            place = self.path.with_name(name)
-            draft = place.with_name(f".{name}.{secrets.token_hex(4)}")
-            try:
-                draft.write_bytes(data)
-                fsync(draft)
-                draft.replace(place)
-            finally:
-                draft.unlink(missing_ok=True)
+            write_whole(self.path.with_name(name), data)
         fsync(self.path.parent)
 
     def remove_configs(self, kept: "Lock") -> None:

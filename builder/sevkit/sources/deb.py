@@ -13,7 +13,6 @@ import fcntl
 import functools
 import os
 import re
-import secrets
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from sevkit.canonical import sha256_of
+from sevkit.disk import write_whole
 from sevkit.errors import HostError, SourceError
 from sevkit.recipe.model import DebSource, DebSourcePackage, Source
 from sevkit.sources.commands import run_watched
@@ -316,9 +316,7 @@ class _State:
 def _write(path: Path, text: str) -> None:
     """Write a small file at once, unless it says so already; others may be reading it."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, text.encode())
 
 
 def _size_of(path: Path) -> int:
