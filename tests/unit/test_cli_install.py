@@ -12,7 +12,7 @@ from image_samples import image as sample_image
 
 from sevkit.cli import main
 from sevkit.errors import ImageError, RecipeError
-from sevkit.image.manifest import load, verify
+from sevkit.image.manifest import load, text_of, verify, write_sums
 from sevkit.image.output import install
 
 
@@ -63,6 +63,36 @@ def test_installing_again_changes_nothing_and_a_signature_comes_along(
     before = {path: path.stat().st_mtime_ns for path in target.iterdir()}
     assert install(image, tmp_path / "root") == target
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == before
+
+
+def test_an_installed_image_follows_the_signature_of_its_source(
+    image: Path, tmp_path: Path
+) -> None:
+    source, root = image / "manifest.json.sig", tmp_path / "root"
+    installed = install(image, root) / source.name
+    assert not installed.exists()
+    for text in ("a signature", "another signature"):
+        source.write_text(text)
+        install(image, root)
+        assert installed.read_text() == text
+        assert stat.S_IMODE(installed.stat().st_mode) == 0o644
+    source.unlink()
+    install(image, root)
+    assert not installed.exists()
+    names = {path.name for path in (installed.parent, installed.parent.with_name("latest"))}
+    assert {path.name for path in installed.parent.parent.iterdir()} == names
+
+
+def test_a_copy_that_was_forged_since_is_not_called_installed(image: Path, tmp_path: Path) -> None:
+    target = install(image, tmp_path / "root")
+    forged = load(target).model_copy(update={"summary": "another"})
+    (target / "manifest.json").write_text(text_of(forged))
+    write_sums(target)
+    assert verify(target) == []
+    with pytest.raises(ImageError, match="was changed after it was published"):
+        install(image, tmp_path / "root")
+    shutil.rmtree(target)
+    assert install(image, tmp_path / "root") == target
 
 
 def test_an_image_that_was_changed_is_not_installed_and_leaves_nothing(

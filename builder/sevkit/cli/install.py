@@ -30,8 +30,8 @@ from sevkit.errors import RecipeError
 def install(place: Place, image: str, prefix: Path, destdir: Path | None) -> None:
     """Copy IMAGE, checked, to PREFIX/NAME/VERSION-BUILD, and point PREFIX/NAME/latest at it.
 
-    The copy has the same bytes, files have mode 0644, and it is there whole or not at all. Images
-    that were installed before stay.
+    The copy has the same bytes, files have mode 0644, and it is there whole or not at all. Its
+    signature is the one that IMAGE has now, or none. Images that were installed before stay.
     """
     from sevkit.image.output import install as publish
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sevkit.disk import fsync, full_disk_explained, remove
+from sevkit.disk import fsync, full_disk_explained, remove, write_whole
 from sevkit.errors import ImageError, RecipeError
 from sevkit.stage import Plan, Stage
 
@@ -43,13 +43,17 @@ def publish(data: Path, image: Path, *, file_mode: int = 0o444) -> bool:
     Returns False when the same image is there already. Raises `ImageError` when the directory is
     there with other bytes: a published image is never overwritten.
     """
-    from sevkit.image.manifest import verify
+    from sevkit.image.manifest import MANIFEST, verify
 
     with full_disk_explained(image.parent):
         image.parent.mkdir(parents=True, exist_ok=True)
         with _alone_in(image.parent):
             if image.exists():
-                if differences := verify(image):
+                differences = verify(image)
+                made = (data / MANIFEST).read_bytes()
+                if not differences and (image / MANIFEST).read_bytes() != made:
+                    differences = [f"{MANIFEST}: is another than that of the same inputs now"]
+                if differences:
                     raise ImageError(
                         f"{image} was changed after it was published",
                         why="\n".join(differences),
@@ -72,9 +76,11 @@ def publish(data: Path, image: Path, *, file_mode: int = 0o444) -> bool:
 def install(image: Path, folder: Path) -> Path:
     """Publish a copy of `image` at `folder`/<name>/<version>-<build id>; where it is then.
 
-    Files have mode 0644 and new folders 0755, whatever the umask is, as packages want it. Raises
-    `ImageError` when the image, or the copy that was there, is not as it was published.
+    A copy that is there already gets the signature that `image` has now, and has none where that
+    has none. Files have mode 0644 and new folders 0755, whatever the umask is, as packages want it.
+    Raises `ImageError` when the image, or the copy that was there, is not as it was published.
     """
+    from sevkit.image.manifest import SIGNATURE
     from sevkit.image.published import published
 
     manifest = published(image)
@@ -85,10 +91,21 @@ def install(image: Path, folder: Path) -> Path:
         for each in reversed(missing):
             each.mkdir(exist_ok=True)
             each.chmod(0o755)
-    if publish(image, target, file_mode=0o644):
-        target.chmod(0o755)
+        if publish(image, target, file_mode=0o644):
+            target.chmod(0o755)
+        _give(image / SIGNATURE, target / SIGNATURE)
     point_latest(target)
     return target
+
+
+def _give(signature: Path, to: Path) -> None:
+    """Make `to`, in an image directory, what `signature` is: the same bytes, or not there."""
+    if not signature.exists():
+        to.unlink(missing_ok=True)
+        return
+    data = signature.read_bytes()
+    if to.is_symlink() or not to.exists() or to.read_bytes() != data:
+        write_whole(to, data, mode=0o644, drafts=to.parent.parent)
 
 
 def _copy(data: Path, draft: Path, file_mode: int) -> None:
