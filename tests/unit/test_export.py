@@ -290,6 +290,20 @@ def test_kata_s_drop_in_turns_off_what_an_encrypted_guest_can_not_have(hashed: P
     assert found["factory"] == {"enable_template": False, "vm_cache_number": 0}
 
 
+def test_kata_s_drop_in_holds_any_name_that_can_be_printed(hashed: Path, tmp_path: Path) -> None:
+    for name in ("größe", "日本", "😀 \\u0041"):
+        image = changed(hashed, tmp_path / name)
+        text, found = kata(image)
+        assert found["hypervisor"]["qemu"]["kernel"] == str(image / "vmlinuz")
+        annotations = {
+            key: json.loads(value)
+            for key, colon, value in (line.strip("# ").partition(": ") for line in text.split("\n"))
+            if colon and key.startswith("io.katacontainers")
+        }
+        assert annotations["io.katacontainers.config.hypervisor.kernel"] == str(image / "vmlinuz")
+        assert "\\ud83d" not in text
+
+
 @pytest.mark.parametrize("mode", ["sev", "sev-es"])
 def test_kata_is_not_asked_for_a_mode_that_it_no_longer_has(mode: str, hashed: Path) -> None:
     assert kata(hashed, mode="sev-snp")

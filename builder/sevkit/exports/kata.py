@@ -50,7 +50,7 @@ def drop_in(subject: Subject) -> bytes:
         )
     names = annotations(subject)
     lines = _head(subject)
-    lines += [f"#     {name}: {json.dumps(value)}" for name, value in names.items()]
+    lines += [f"#     {name}: {_toml(value)}" for name, value in names.items()]
     for table, values in _tables(subject).items():
         lines += ["", f"[{table}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
@@ -90,7 +90,7 @@ def _head(subject: Subject) -> list[str]:
             f"--vcpus {subject.spec.vcpus} --cmdline LINE",
         ]
     lines += [
-        f"process 1 must be a kata-agent; here it is {json.dumps(subject.manifest.agent.name)}",
+        f"process 1 must be a kata-agent; here it is {_toml(subject.manifest.agent.name)}",
         "Kata checks a file only where a pod names it and its SHA-512:",
         "  annotations:",
     ]
@@ -148,5 +148,8 @@ def _tables(subject: Subject) -> dict[str, dict[str, _Value]]:
 
 
 def _toml(value: _Value) -> str:
-    """A value of TOML; its strings, numbers and lists are written as JSON's are."""
-    return json.dumps(value, ensure_ascii=True)
+    """A value of TOML; its strings, numbers and lists are written as JSON's are, all printable.
+
+    But for escapes: JSON has two for a character beyond U+FFFF, and TOML (and YAML) takes neither.
+    """
+    return json.dumps(value, ensure_ascii=False)
