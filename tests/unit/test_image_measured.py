@@ -288,6 +288,33 @@ def test_an_image_whose_account_is_none_is_explained_by_neither_verb(
         assert "has no file contents" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe\n", "config:1: no configuration line"),
+        (b"CONFIG_A=y\n" * 2, "config:2: there twice"),
+    ],
+)
+def test_an_image_whose_configuration_is_none_is_not_compared(
+    good: Path, tmp_path: Path, content: bytes, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def with_config(name: str, data: bytes) -> str:
+        folder = Path(shutil.copytree(good, tmp_path / name))
+        (folder / "config").write_bytes(data)
+        files = {**load(folder).files, "config": describe_file(folder / "config")}
+        with_manifest(folder, files=files)
+        assert run(["verify", str(folder)]) == 0
+        return str(folder)
+
+    bytes_in_a_string = with_config("odd", b'CONFIG_LOCALVERSION="\xff"\n')
+    assert run(["diff", str(good), bytes_in_a_string]) == 4
+    assert r'kernel config: + LOCALVERSION: "\xff"' in capfd.readouterr().out
+    assert run(["diff", str(good), with_config("none", content)]) == 1
+    said = capfd.readouterr().err
+    assert "config is no kernel configuration" in said
+    assert why in said
+
+
 def other_firmware(bench: Bench) -> None:
     data = bytearray(FIRMWARE)
     data[65536 + 20000] ^= 1

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sevkit.errors import BuildError, ImageError
 from sevkit.firmware.modules import described, modules
 from sevkit.firmware.volumes import volumes
 from sevkit.image.manifest import File, Manifest, Role, read_published
@@ -65,8 +66,8 @@ def differences(old: Path, new: Path) -> list[Difference]:
     """All that differs between the image directories `old` and `new`.
 
     First how many launches measure differently, then the causes in the order of the boot, then
-    files that differ without one. Raises `ImageError` when an image is not as published: its
-    manifest would explain other bytes.
+    files that differ without one. Raises `ImageError` when an image is not as published, whose
+    manifest would explain other bytes, and for a file of one that is not what its role says.
     """
     images = [_Image(folder) for folder in (old, new)]
     before, after = (image.manifest for image in images)
@@ -87,7 +88,14 @@ class _Image:
         return {row["path"]: row for row in contents["paths"]}
 
     def symbols(self) -> dict[str, str]:
-        return values_of(self.read("config").decode("utf-8"))
+        text = self.read("config").decode("utf-8", "backslashreplace")  # as strings may be bytes
+        path = self.folder / self.manifest.files["config"].path
+        try:
+            return values_of(text, str(path))
+        except BuildError as error:
+            raise ImageError(
+                f"{path} is no kernel configuration", why=error.what, hint="get the image again"
+            ) from error
 
 
 def _launches(old: Manifest, new: Manifest) -> Iterator[Difference]:
