@@ -56,6 +56,18 @@ def write_whole(
         draft.unlink(missing_ok=True)
 
 
+def write_named(path: Path, data: bytes, *, mode: int) -> None:
+    """Write the file that a user names, at once: where a symbolic link leads, if it is one.
+
+    What is no regular file, a device or a pipe, is written to and stays what it is. Raises
+    `OSError`.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        write_whole(path.resolve(), data, mode=mode)
+
+
 def settle(folder: Path, count: int) -> None:
     """Bring a folder to the disk, file by file or, when it holds many, the whole file system."""
     if count <= _FSYNC_EACH_UP_TO:

@@ -380,6 +380,26 @@ def test_the_verb_writes_whole_files_or_none(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["guest.sh", "hashed"]
 
 
+def test_the_verb_writes_to_a_pipe_and_where_a_link_leads(hashed: Path, tmp_path: Path) -> None:
+    pipe, link, real = (tmp_path / name for name in ("pipe", "link", "real"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert run(["export", str(hashed), "rvps", "-o", str(pipe)]) == 0
+    assert os.read(reader, 1 << 16) == exported(subject_of(hashed), "rvps")
+    os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(real)
+    assert run(["export", str(hashed), "rvps", "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert real.read_bytes() == exported(subject_of(hashed), "rvps")
+
+
+def test_a_file_without_a_name_is_refused(hashed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", str(hashed), "rvps", "-o", ""]) == 2
+    assert "has no name" in capfd.readouterr().err
+    assert run(["export", str(hashed), "rvps"]) == 0
+
+
 def test_every_format_of_the_package_is_a_choice_of_the_verb(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -56,7 +56,9 @@ def export(
     path: Path | None,
 ) -> None:
     """Write what another program needs to launch or to trust IMAGE, from its manifest."""
-    from sevkit.disk import write_whole
+    if path is not None and not path.name:
+        raise RecipeError("-o: the file to write has no name", hint="leave it out to print")
+    from sevkit.disk import write_named
     from sevkit.exports import FORMATS, exported, subject_of
 
     if author_key is not None and id_key is None:
@@ -88,7 +90,7 @@ def export(
     if path is None:
         click.echo(content, nl=False)
         return
-    write_whole(path, content, mode=0o755 if format_name == "qemu" else 0o644)
+    write_named(path, content, mode=0o755 if format_name == "qemu" else 0o644)
     click.echo(f"wrote {shown(path)}")
 
 
