@@ -21,7 +21,7 @@ from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.image.diff import differences
 from sevkit.image.manifest import describe_file, load, text_of, write_sums
-from sevkit.image.measured import measure_image, measurement_differences, wanted_of
+from sevkit.image.measured import id_blocks, measure_image, measurement_differences, wanted_of
 from sevkit.image.shape import Manifest, Role
 from sevkit.measure.digests import Boot, measure
 
@@ -210,6 +210,33 @@ def test_the_verb_measure_states_in_an_id_block_what_the_owner_says(
         assert (status, why in text) == (2, True)
     status, text = printed(capsys, [*words, "--image-id", "A0" * 16])
     assert (status, "--image-id is of an ID block" in text) == (2, True)
+
+
+def test_id_blocks_are_made_of_snp_launches_and_of_what_is_asked_for_them(
+    good: Path, tmp_path: Path
+) -> None:
+    key = write_key(tmp_path / "id.pem", ec.generate_private_key(ec.SECP384R1()))
+    rows = measure_image(good, load(good))
+    blocks = id_blocks(rows, key, guest_svn=7)
+    assert [block is not None for block in blocks] == [row.mode == "sev-snp" for row in rows]
+    signed = [block.block[:48].hex() for block in blocks if block is not None]
+    assert signed == [row.digest for row in rows if row.mode == "sev-snp"]
+    assert id_blocks(rows, None) == [None] * len(rows)
+    with pytest.raises(RecipeError, match="--guest-svn is of an ID block"):
+        id_blocks(rows, None, guest_svn=7)
+    with pytest.raises(RecipeError, match="only SNP launches"):
+        id_blocks([row for row in rows if row.mode != "sev-snp"], key)
+
+
+def test_only_launches_of_checked_kernels_are_trusted(good: Path) -> None:
+    manifest = load(good)
+    assert manifest.trusted_launches("sev-snp") == []
+    snp = [row for row in manifest.measurements if row.mode == "sev-snp"]
+    trusted = snp[0].model_copy(update={"covers": "kernel"})
+    rows = (*manifest.measurements, trusted, trusted.model_copy(update={"mode": "sev"}))
+    assert manifest.model_copy(update={"measurements": rows}).trusted_launches("sev-snp") == [
+        trusted
+    ]
 
 
 def test_verify_measures_too(good: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import click
 
 from sevkit.cli.common import THE_ANSWER_IS_NO, Place, main, shown
 from sevkit.cli.words import images
-from sevkit.errors import RecipeError
 from sevkit.firmware.ovmf import Mode
 from sevkit.measure.digests import CPUS, INITS, Init, Vmm
 from sevkit.printable import printable
@@ -111,20 +110,8 @@ def measure(
     from dataclasses import replace
 
     from sevkit.image.manifest import load
-    from sevkit.image.measured import measure_image, wanted_of
-    from sevkit.measure.id_block import id_block
+    from sevkit.image.measured import id_blocks, measure_image, wanted_of
 
-    stated: dict[str, Any] = {
-        "author_key": author_key,
-        "policy": policy,
-        "guest_svn": guest_svn,
-        "family_id": family_id,
-        "image_id": image_id,
-    }
-    stated = {name: value for name, value in stated.items() if value is not None}
-    if id_key is None and stated:
-        flag = f"--{next(iter(stated))}".replace("_", "-")
-        raise RecipeError(f"{flag} is of an ID block", hint="give --id-key too")
     folder = place.image(image)
     manifest = load(folder)
     given: dict[str, Any] = {
@@ -137,18 +124,19 @@ def measure(
     }
     wanted = replace(wanted_of(manifest), **{key: value for key, value in given.items() if value})
     rows = measure_image(folder, manifest, wanted=wanted, cmdline=cmdline, append=append)
-    if not rows:
-        raise RecipeError(
-            "there is no such launch", hint="ec2 and gce know sev-snp only: --mode sev-snp"
-        )
-    if id_key is not None and not any(row.mode == "sev-snp" for row in rows):
-        raise RecipeError("only SNP launches have an ID block", hint="measure --mode sev-snp")
-    records = []
-    for row in rows:
-        record = row.record()
-        if id_key is not None and row.mode == "sev-snp":
-            record["id_block"] = id_block(bytes.fromhex(row.digest), id_key, **stated).record()
-        records.append(record)
+    blocks = id_blocks(
+        rows,
+        id_key,
+        author_key=author_key,
+        policy=policy,
+        guest_svn=guest_svn,
+        family_id=family_id,
+        image_id=image_id,
+    )
+    records = [
+        row.record() | ({} if block is None else {"id_block": block.record()})
+        for row, block in zip(rows, blocks, strict=True)
+    ]
     if as_json:
         click.echo(json.dumps(records, indent=2))
         return

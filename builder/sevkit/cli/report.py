@@ -72,8 +72,7 @@ def _snp_launches(manifest: "Manifest", path: Path) -> list[tuple[str, str]]:
     """What is launched, and its digest, for each SNP launch of which that covers the kernel."""
     rows = [
         (f"{row.cpu}, {row.vcpus} vCPUs", row.digest)
-        for row in manifest.measurements
-        if row.mode == "sev-snp" and row.covers == "kernel"
+        for row in manifest.trusted_launches("sev-snp")
     ]
     if not rows:
         raise ImageError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launch digests of an image directory: its own, others, and held against its manifest.
+"""The launch digests of an image directory: its own, others, signed, held against its manifest.
 
 Nothing is measured but the bytes that the manifest names; a file that was replaced is an error.
 """
@@ -7,6 +7,7 @@ Nothing is measured but the bytes that the manifest names; a file that was repla
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sevkit.errors import ImageError, RecipeError
 from sevkit.image.claims import contradictions
@@ -14,6 +15,7 @@ from sevkit.image.cmdline import full_cmdline
 from sevkit.image.manifest import MANIFEST, Role, read_published
 from sevkit.image.shape import Manifest
 from sevkit.measure.digests import Boot, Measurement, Wanted, measure
+from sevkit.measure.id_block import IdBlock, id_block
 
 _MEASURED: tuple[Role, ...] = ("firmware", "kernel", "initramfs")
 
@@ -44,7 +46,7 @@ def measure_image(
     `append`: words that it adds, each after a blank.
 
     Raises `ImageError` when a file is not what the manifest says of it, `RecipeError` for a launch
-    that can't be.
+    that can't be, and where there is none of those `wanted`.
     """
     line = full_cmdline(manifest, folder, append, instead=cmdline)
     asked = wanted or wanted_of(manifest)
@@ -69,7 +71,48 @@ def measure_image(
         cmdline=line,
         verifies=manifest.firmware.verifies_kernel_hashes,
     )
-    return measure(boot, asked)
+    rows = measure(boot, asked)
+    if wanted is not None and not rows:
+        raise RecipeError(
+            "there is no such launch", hint="ec2 and gce know sev-snp only: --mode sev-snp"
+        )
+    return rows
+
+
+def id_blocks(
+    rows: Sequence[Measurement],
+    id_key: Path | None,
+    *,
+    author_key: Path | None = None,
+    policy: int | None = None,
+    guest_svn: int | None = None,
+    family_id: bytes | None = None,
+    image_id: bytes | None = None,
+) -> list[IdBlock | None]:
+    """The ID block of each launch, signed with `id_key`; None for one without: SNP launches alone
+    have them, and without `id_key` none. What is None is as `sevkit.measure.id_block` has it.
+
+    Raises `RecipeError` where nothing would be signed of what is asked, and what that says.
+    """
+    options = {
+        "author_key": author_key,
+        "policy": policy,
+        "guest_svn": guest_svn,
+        "family_id": family_id,
+        "image_id": image_id,
+    }
+    stated: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if id_key is None:
+        for key in stated:
+            flag = f"--{key}".replace("_", "-")
+            raise RecipeError(f"{flag} is of an ID block", hint="give --id-key too")
+        return [None for _ in rows]
+    if not any(row.mode == "sev-snp" for row in rows):
+        raise RecipeError("only SNP launches have an ID block", hint="measure --mode sev-snp")
+    return [
+        id_block(bytes.fromhex(row.digest), id_key, **stated) if row.mode == "sev-snp" else None
+        for row in rows
+    ]
 
 
 def measurement_differences(folder: Path, manifest: Manifest) -> list[str]:

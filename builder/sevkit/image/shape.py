@@ -397,6 +397,11 @@ class Measurement(Part):
         ),
     ]
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether no other kernel, initramfs or command line can have the digest."""
+        return self.covers == "kernel"
+
 
 class Virtio(Part):
     """How every virtio device must be offered."""
@@ -506,6 +511,10 @@ class Manifest(Part):
         """The modes that the recipe asks for and the image can be launched in."""
         modes = self.launch.modes
         return tuple(mode for mode in modes if modes[mode].asked and modes[mode].possible)
+
+    def trusted_launches(self, mode: Mode) -> list[Measurement]:
+        """The launches of a mode whose digest vouches for the kernel too."""
+        return [row for row in self.measurements if row.mode == mode and row.is_trusted]
 
     def mode_problems(self, mode: Mode) -> tuple[str, ...]:
         """Why the image can't be launched in a mode, a line each; empty when it can."""
