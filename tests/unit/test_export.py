@@ -258,6 +258,26 @@ def test_an_id_block_is_refused_where_it_would_be_lost_or_vouch_for_nothing(
         subject_of(elsewhere, id_key=keys[0])
 
 
+def test_a_caller_of_the_library_meets_the_refusals_of_the_verb(
+    hashed: Path, keys: tuple[Path, Path]
+) -> None:
+    signed = subject_of(hashed, mode="sev-snp", id_key=keys[0], author_key=keys[1])
+    assert b"id-block=" in exported(signed, "qemu")
+    with pytest.raises(RecipeError, match="the format kata holds no ID block"):
+        exported(signed, "kata")
+    with pytest.raises(RecipeError, match="--author-key is of an ID block"):
+        subject_of(hashed, author_key=keys[1])
+    plain = subject_of(hashed, mode="none", qemu="10.0")
+    assert exported(plain, "libvirt")
+    with pytest.raises(RecipeError, match="--qemu makes no difference to kata"):
+        exported(plain, "kata")
+    with pytest.raises(RecipeError, match="--qemu makes no difference with --mode sev-snp"):
+        subject_of(hashed, mode="sev-snp", qemu="10.0")
+    for text in ("", "10", "10.x", "10.0\n", "\uff11.0"):
+        with pytest.raises(RecipeError, match="is no version"):
+            subject_of(hashed, mode="none", qemu=text)
+
+
 def test_a_version_of_qemu_that_makes_no_difference_is_refused(
     hashed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

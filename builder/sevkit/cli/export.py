@@ -4,7 +4,6 @@
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,45 +60,24 @@ def export(
     from sevkit.disk import write_named
     from sevkit.exports import FORMATS, exported, subject_of
 
-    if author_key is not None and id_key is None:
-        raise RecipeError("--author-key is of an ID block", hint="give --id-key too")
-    if id_key is not None and not FORMATS[format_name].starts_qemu:
-        raise RecipeError(
-            f"--id-key: the format {format_name} holds no ID block",
-            hint="qemu and libvirt do; sevkit measure --id-key prints it for other launches",
-        )
     subject = subject_of(
         place.image(image),
         mode=mode,
         vcpus=vcpus,
         cpu=cpu,
         memory=memory,
-        qemu_version=_version(qemu),
+        qemu=qemu,
         id_key=id_key,
         author_key=author_key,
     )
-    if qemu is not None and (subject.mode or not FORMATS[format_name].starts_qemu):
-        raise RecipeError(
-            f"--qemu makes no difference to {format_name} with --mode {subject.mode_name}",
-            why="only without SEV does firmware see another kernel, in what QEMU is started with",
-            hint="leave it out",
-        )
+    content = exported(subject, format_name)
     for line in subject.warnings():
         click.echo(f"sevkit: {line}", err=True)
-    content = exported(subject, format_name)
     if path is None:
         click.echo(content, nl=False)
         return
-    write_named(path, content, mode=0o755 if format_name == "qemu" else 0o644)
+    write_named(path, content, mode=FORMATS[format_name].file_mode)
     click.echo(f"wrote {shown(path)}")
-
-
-def _version(text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}", text, re.ASCII) is None:
-        raise RecipeError(f"--qemu: '{text}' is no version", hint="--qemu 10.0")
-    return tuple(map(int, text.split(".")))
 
 
 @main.command()

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every export starts from: one image, launched one way.
 
-All refusals are made here, before a format is written. Reads the image directory and nothing else
-of this host, so an image that was copied to another machine exports the same there.
+What does not hang on a format is refused here, before one is written. Reads the image directory and
+nothing else of this host, so an image that was copied to another machine exports the same there.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class Subject:
     launch: Launch
     asked_vcpus: int | None = None
     asked_cpu: str | None = None
+    asked_qemu: str | None = None
     id_block: IdBlock | None = None
     """Allows this launch and no other, signed; SNP alone."""
 
@@ -94,7 +96,7 @@ class Subject:
                 why="the firmware has no place for hashes of kernel, initramfs and command line",
                 hint="build the image with firmware for measured boot: docs/firmware.md",
             )
-        if any(row.covers != "kernel" for row in rows):
+        if not all(row.is_trusted for row in rows):
             raise ImageError(
                 "these digests vouch for no kernel: another one may run with the same",
                 why=self.manifest.firmware.doubt or "",
@@ -139,20 +141,24 @@ def subject_of(
     vcpus: int | None = None,
     cpu: str | None = None,
     memory: str | None = None,
-    qemu_version: Sequence[int] = (),
+    qemu: str | None = None,
     id_key: Path | None = None,
     author_key: Path | None = None,
 ) -> Subject:
     """The image in `folder` launched in `mode`; what is None is what the manifest says first.
 
-    Without `mode` it is the strongest that the image can do. `qemu_version` matters without SEV
-    alone: from 10.0 on the firmware sees another kernel. The keys sign an ID block for the launch:
-    `sevkit.measure.id_block`.
+    Without `mode` it is the strongest that the image can do. `qemu` is the version that will run
+    it, 10.0, and makes a difference without SEV alone: from 10.0 on firmware sees another kernel.
+    The keys sign an ID block for the launch: `sevkit.measure.id_block`.
 
     Raises `ImageError` for a mode that the image can't do, with the manifest's reason, for files
     that were changed, and for a folder whose name can't be printed; `RecipeError` for a number of
-    vCPUs, a CPU or memory that the image is not made for, and for files that are no keys.
+    vCPUs, a CPU or memory that the image is not made for, for files that are no keys, an author key
+    without the other, and a version of QEMU that is none or makes no difference.
     """
+    if author_key is not None and id_key is None:
+        raise RecipeError("--author-key is of an ID block", hint="give --id-key too")
+    version = _version(qemu)
     if not str(folder.absolute()).isprintable():
         raise ImageError(
             "the image lies in a folder whose name the formats of exports can't hold",
@@ -161,20 +167,26 @@ def subject_of(
         )
     manifest = published(folder)
     chosen = _mode(manifest, mode)
+    if qemu is not None and chosen != NO_MODE:
+        raise RecipeError(
+            f"--qemu makes no difference with --mode {chosen}",
+            why="only without SEV does firmware see another kernel",
+            hint="leave it out",
+        )
     offered = manifest.launch
     spec = spec_of(
         manifest,
         folder.absolute(),
         memory=memory,
         vcpus=_listed("--vcpus", vcpus, offered.vcpus),
-        qemu_version=qemu_version,
+        qemu_version=version,
     )
     spec = replace(spec, cpu=_listed("--cpu", cpu, offered.cpus))
     if chosen == NO_MODE:
         launch = Launch("tcg")
     else:
         launch = Launch(cast(Accelerator, chosen), C_BIT, REDUCED_PHYS_BITS)
-    subject = Subject(manifest, spec, launch, asked_vcpus=vcpus, asked_cpu=cpu)
+    subject = Subject(manifest, spec, launch, asked_vcpus=vcpus, asked_cpu=cpu, asked_qemu=qemu)
     if id_key is None:
         return subject
     return replace(subject, id_block=_signed(subject, id_key, author_key))
@@ -199,6 +211,14 @@ def _signed(subject: Subject, id_key: Path, author_key: Path | None) -> IdBlock:
         why=f"QEMU, {spec.vcpus} vCPU of {spec.cpu}, guest features {SNP_ACTIVE:#x}",
         hint="add it to the section launch of its recipe",
     )
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}", text, re.ASCII) is None:
+        raise RecipeError(f"--qemu: '{text}' is no version", hint="--qemu 10.0")
+    return tuple(map(int, text.split(".")))
 
 
 def _mode(manifest: Manifest, wanted: str | None) -> str:
