@@ -11,34 +11,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import image_samples
 import pytest
 from export_samples import changed
-from test_firmware_verifier import CHECKS
 
 from sevkit.cli import run
 from sevkit.errors import ImageError, RecipeError
 from sevkit.exports import FORMATS, exported, subject_of
 from sevkit.image.manifest import load, write_sums
 from sevkit.image.requirements import BOOT_DEVICES
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image whose firmware takes no hashes."""
-    return image_samples.image(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image whose firmware measures and checks the kernel."""
-    return image_samples.measured_image(tmp_path_factory.mktemp("measured"), CHECKS)
-
-
-@pytest.fixture
-def hashed(measured: Path, tmp_path: Path) -> Path:
-    """The same image, to be written to."""
-    return changed(measured, tmp_path / "hashed")
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

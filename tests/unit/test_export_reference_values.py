@@ -7,34 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import image_samples
 import pytest
 from export_samples import changed
 from regopy import Interpreter
-from test_firmware_verifier import CHECKS
 
 from sevkit.errors import ImageError
 from sevkit.exports import exported, subject_of
 from sevkit.exports.cbor import Tag, encode
 from sevkit.image.manifest import load
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image whose firmware takes no hashes."""
-    return image_samples.image(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image whose firmware measures and checks the kernel."""
-    return image_samples.measured_image(tmp_path_factory.mktemp("measured"), CHECKS)
-
-
-@pytest.fixture
-def hashed(measured: Path, tmp_path: Path) -> Path:
-    """The same image, to be written to."""
-    return changed(measured, tmp_path / "hashed")
 
 
 def test_trustee_gets_the_digests_of_every_launch_as_hex_and_base64(hashed: Path) -> None:

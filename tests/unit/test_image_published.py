@@ -4,11 +4,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import image_samples
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from export_samples import changed
-from test_firmware_verifier import CHECKS
 from test_measure_id_block import write_key
 
 from sevkit.cli import run
@@ -18,11 +16,6 @@ from sevkit.exports import subject_of
 from sevkit.image import diff, output, signature
 from sevkit.image.manifest import load, verify
 from sevkit.image.published import differences, published
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return image_samples.measured_image(tmp_path_factory.mktemp("good"), CHECKS)
 
 
 def forged(image: Path, to: Path, digits: int = 96) -> Path:
@@ -48,10 +41,10 @@ def forged(image: Path, to: Path, digits: int = 96) -> Path:
 )
 @pytest.mark.parametrize("digits", [64, 96])
 def test_forged_launch_digests_are_not_handed_on(
-    use: Callable[[Path], object], digits: int, good: Path, tmp_path: Path
+    use: Callable[[Path], object], digits: int, measured: Path, tmp_path: Path
 ) -> None:
-    use(changed(good, tmp_path / "copy"))
-    evil = forged(good, tmp_path / "evil", digits)
+    use(changed(measured, tmp_path / "copy"))
+    evil = forged(measured, tmp_path / "evil", digits)
     assert verify(evil) == []
     with pytest.raises(ImageError, match="is not as it was published") as caught:
         use(evil)
@@ -62,18 +55,18 @@ KEY = ec.generate_private_key(ec.SECP384R1())
 
 
 def test_verify_and_doctor_name_them(
-    good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    measured: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    evil = forged(good, tmp_path / "evil")
-    assert (len(differences(evil)), differences(good)) == (2, [])
+    evil = forged(measured, tmp_path / "evil")
+    assert (len(differences(evil)), differences(measured)) == (2, [])
     assert list(needs_of_image(evil)) == [*load(evil).possible_modes, "none"]
     assert needs_of_image(evil)["none"].differences == tuple(differences(evil))
     assert run(["verify", str(evil)]) == 4
     assert "2 differ" in capfd.readouterr().out
 
 
-def test_a_file_behind_a_symbolic_link_is_not_exported(good: Path, tmp_path: Path) -> None:
-    image = changed(good, tmp_path / "image")
+def test_a_file_behind_a_symbolic_link_is_not_exported(measured: Path, tmp_path: Path) -> None:
+    image = changed(measured, tmp_path / "image")
     assert subject_of(image)
     (image / "vmlinuz").rename(tmp_path / "vmlinuz")
     (image / "vmlinuz").symlink_to(tmp_path / "vmlinuz")
