@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an image directory says of itself, taken to all that is made of it.
 
-A changed manifest is written as sevkit would write it, with the digest that SHA256SUMS needs, so
-that what is behind those two checks reads it too.
+A changed manifest is written as sevkit would write it, with the digest that SHA256SUMS needs, and
+then with the launch digests that it needs, so that what is behind those checks reads it too.
 """
 
 import hashlib
@@ -22,8 +22,9 @@ from sevkit.exports import FORMATS, MODES, exported, subject_of
 from sevkit.exports.qemu import arguments
 from sevkit.exports.subject import Subject
 from sevkit.image.diff import differences
-from sevkit.image.manifest import MANIFEST, SUMS, load, verify
-from sevkit.image.measured import measurement_differences
+from sevkit.image.manifest import MANIFEST, SUMS, load, text_of, verify
+from sevkit.image.measured import measure_image, measurement_differences
+from sevkit.image.shape import Measurement
 from sevkit.printable import printable
 from sevkit.rootfs.contents import read_contents, why
 
@@ -66,14 +67,14 @@ def take_manifest(data: bytes, folder: Path) -> None:
     with suppress(ValueError, RecursionError):
         text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         data = text.encode("utf-8", "surrogatepass")
-    put(image / MANIFEST, data)
-    sums = (other / SUMS).read_text().splitlines(keepends=True)
-    others = [line for line in sums if not line.endswith(f" {MANIFEST}\n")]
-    line = f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
-    put(image / SUMS, "".join(sorted([*others, line], key=lambda one: one[66:])).encode())
+    sums = (other / SUMS).read_text()
+    _put_manifest(image, data, sums)
     manifest = load(image)
     told = [*verify(image), *measurement_differences(image, manifest), *manifest.remarks()]
     with suppress(SevkitError):
+        rows = tuple(Measurement(**row.record()) for row in measure_image(image, manifest))
+        measured = manifest.model_copy(update={"measurements": rows})
+        _put_manifest(image, text_of(measured).encode(), sums)
         told += map(str, differences(other, image))
     "\n".join(told).encode()
     for mode in MODES:
@@ -82,6 +83,13 @@ def take_manifest(data: bytes, folder: Path) -> None:
             for name in FORMATS:
                 with suppress(SevkitError):
                     _check(name, exported(subject, name), subject)
+
+
+def _put_manifest(image: Path, data: bytes, sums: str) -> None:
+    others = [line for line in sums.splitlines(True) if not line.endswith(f" {MANIFEST}\n")]
+    line = f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
+    put(image / MANIFEST, data)
+    put(image / SUMS, "".join(sorted([*others, line], key=lambda one: one[66:])).encode())
 
 
 def take_sums(data: bytes, folder: Path) -> None:
