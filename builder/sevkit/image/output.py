@@ -49,15 +49,18 @@ def publish(data: Path, image: Path, *, file_mode: int = 0o444) -> bool:
         image.parent.mkdir(parents=True, exist_ok=True)
         with _alone_in(image.parent):
             if image.exists():
-                differences = verify(image)
-                made = (data / MANIFEST).read_bytes()
-                if not differences and (image / MANIFEST).read_bytes() != made:
-                    differences = [f"{MANIFEST}: is another than that of the same inputs now"]
-                if differences:
+                away = f"move it away or delete it, then try again: rm -r {image}"
+                if differences := verify(image):
                     raise ImageError(
                         f"{image} was changed after it was published",
                         why="\n".join(differences),
-                        hint=f"move it away or delete it, then build again: rm -r {image}",
+                        hint=away,
+                    )
+                if (image / MANIFEST).read_bytes() != (data / MANIFEST).read_bytes():
+                    raise ImageError(
+                        f"{image} is there with other bytes",
+                        why="it was forged, or the same inputs gave other bytes when it was built",
+                        hint=away,
                     )
                 return False
             draft = image.parent / f"{_DRAFT}{image.name}.{secrets.token_hex(4)}"
