@@ -54,7 +54,7 @@ def boot_ours(image: Path) -> tuple[float, float]:
     session = Session.of_image(image, cache=Path("/tmp"), memory=MEMORY)
     spec = {**session.spec.__dict__, "firmware": None}
     bare = type(session)(session.manifest, type(session.spec)(**spec), session.setting)
-    outcome = bare.run([], stdout=sys.stdout.buffer, stderr=sys.stderr.buffer)
+    outcome = bare.run([], stdout=sys.stdout.buffer.write, stderr=sys.stderr.buffer.write)
     report = json.loads(json.dumps(outcome.reports[0]))
     return outcome.seconds_to_report, report["memory"]["used_kib"] / 1024
 

@@ -147,7 +147,7 @@ def _relay(other: int) -> None:
             typed = os.read(0, _CHUNK)
             if not typed:
                 reading.remove(0)
-            _write_all(other, typed)
+            write_all(other, typed)
         if other in ready:
             try:
                 printed = os.read(other, _CHUNK)
@@ -155,9 +155,20 @@ def _relay(other: int) -> None:
                 return
             if not printed:
                 return
-            _write_all(1, printed)
+            write_all(1, printed)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, however little is taken at once and however long nothing is.
+
+    Who reads slowly is waited for, also where the descriptor itself does not wait (O_NONBLOCK).
+    Raises `OSError`; `BrokenPipeError` when nobody reads any more.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()

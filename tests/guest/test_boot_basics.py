@@ -57,7 +57,7 @@ def session(ready: Callable[[str], Session]) -> Session:
 def boot_with(session: Session, **limits: float) -> None:
     """Boot with other limits of time."""
     setting = replace(session.setting, limits=replace(session.setting.limits, **limits))
-    replace(session, setting=setting).run([], stdout=io.BytesIO(), stderr=io.BytesIO())
+    replace(session, setting=setting).run([], stdout=io.BytesIO().write, stderr=io.BytesIO().write)
 
 
 def test_the_command_is_root(in_guest: Boot) -> None:
@@ -144,7 +144,7 @@ def test_a_guest_that_stays_silent_is_an_error(session: Session) -> None:
 
 
 def test_the_report_comes_soon(session: Session, record_property: Callable[..., None]) -> None:
-    outcome = session.run([], stdout=io.BytesIO(), stderr=io.BytesIO())
+    outcome = session.run([], stdout=io.BytesIO().write, stderr=io.BytesIO().write)
     record_property("seconds_to_report", round(outcome.seconds_to_report, 2))
     assert outcome.seconds_to_report < session.setting.limits.hello / 2
     assert len(outcome.reports) == 1

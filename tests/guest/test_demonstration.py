@@ -74,7 +74,7 @@ def rise_of_high_water(image: Path, disk: Path, root: Path, cache: Path, extra: 
     )
     out, err = io.BytesIO(), io.BytesIO()
     read = "dd if=/dev/vda of=/dev/null bs=1M"
-    outcome = session.run(["sh", "-c", read], stdout=out, stderr=err)
+    outcome = session.run(["sh", "-c", read], stdout=out.write, stderr=err.write)
     assert outcome.exit_status == 0, err.getvalue()
     assert f"{DISK_BYTES >> 20}+0 records in".encode() in err.getvalue()
     marks = []

@@ -5,6 +5,7 @@ In QEMU's place runs a script that holds the same sockets and says what a hostil
 would say; tests/guest has the same with real ones.
 """
 
+import fcntl
 import io
 import os
 import signal
@@ -21,7 +22,7 @@ import pytest
 from guest_double import write_double
 
 from sevkit.errors import HostError, ImageError, RecipeError
-from sevkit.guest.boot import Outcome, Setting, boot, limits_for, watch
+from sevkit.guest.boot import Outcome, Setting, boot, limits_for, watch, writer
 from sevkit.guest.console import LOG_BYTES, Console
 from sevkit.guest.launch import Launch, Qemu
 from sevkit.guest.qemu import GuestSpec
@@ -57,8 +58,8 @@ class Bench:
             SPEC,
             self.setting(body, limits, rootfs=rootfs),
             command=argv,
-            stdout=self.stdout,
-            stderr=self.stderr,
+            stdout=self.stdout.write,
+            stderr=self.stderr.write,
             stdin=stdin,
         )
 
@@ -274,14 +275,67 @@ def test_what_the_console_says_is_made_fit_to_show(bench: Bench) -> None:
 def test_output_that_can_not_be_written_ends_the_guest(bench: Bench) -> None:
     setting = bench.setting(GOOD)
     command = ["id"]
-    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
         with pytest.raises(HostError, match="can't be written") as caught:
-            boot(SPEC, setting, command=command, stdout=full, stderr=bench.stderr)
+            boot(
+                SPEC,
+                setting,
+                command=command,
+                stdout=writer(full.fileno()),
+                stderr=bench.stderr.write,
+            )
         assert "No space left" in caught.value.why
     ours, theirs = os.pipe()
     os.close(ours)
-    with open(theirs, "wb", buffering=0) as pipe, pytest.raises(BrokenPipeError):  # noqa: PTH123
-        boot(SPEC, setting, command=command, stdout=pipe, stderr=bench.stderr)
+    with pytest.raises(BrokenPipeError):
+        boot(SPEC, setting, command=command, stdout=writer(theirs), stderr=bench.stderr.write)
+    os.close(theirs)
+
+
+POURS = """
+greet(); runs()
+room = 32768
+for _ in range(128):
+    while room < 8192:
+        room += hear()[1]
+    frame(2, bytes(range(256)) * 32, 1)
+    room -= 8192
+end()
+"""
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_reader_that_is_slow_gets_every_byte(bench: Bench, blocks: bool) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, blocks)
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    arrived = bytearray()
+
+    def read_slowly() -> None:
+        while data := os.read(ours, 5000):
+            arrived.extend(data)
+            time.sleep(0.0005)
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    setting = bench.setting(POURS)
+    try:
+        boot(SPEC, setting, command=["id"], stdout=writer(theirs), stderr=bench.stderr.write)
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    assert arrived == bytes(range(256)) * 4096
+
+
+def test_output_to_what_is_closed_is_refused_before_a_guest_could_take_its_place() -> None:
+    ours, theirs = os.pipe()
+    writer(theirs)(b"good")
+    assert os.read(ours, 9) == b"good"
+    os.close(ours)
+    os.close(theirs)
+    with pytest.raises(HostError, match="can't be written"):
+        writer(theirs)
 
 
 def test_input_that_can_not_be_read_is_empty(bench: Bench) -> None:
@@ -313,8 +367,8 @@ def test_no_qemu_outlives_sevkit(bench: Bench, number: signal.Signals) -> None:
         "from sevkit.guest.running import Limits; from sevkit.guest.launch import *;"
         "from sevkit.guest.qemu import GuestSpec\n"
         "boot(GuestSpec(Path('/k'), 'x'), Setting(Qemu(Path(sys.argv[1]), (9, 1, 0)),"
-        "Launch('tcg'), Limits(9, 9, 9)), command=['id'], stdout=sys.stdout.buffer,"
-        "stderr=sys.stderr.buffer)"
+        "Launch('tcg'), Limits(9, 9, 9)), command=['id'], stdout=writer(1),"
+        "stderr=writer(2))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, setting.qemu.path],
@@ -339,14 +393,21 @@ def test_every_way_out_ends_qemu(bench: Bench) -> None:
     setting = bench.setting("greet(); sleep(60)")
     before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
     with pytest.raises(KeyboardInterrupt):
-        boot(SPEC, setting, command=[], stdout=bench.stdout, stderr=bench.stderr, on_report=stop)
+        boot(
+            SPEC,
+            setting,
+            command=[],
+            stdout=bench.stdout.write,
+            stderr=bench.stderr.write,
+            on_report=stop,
+        )
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
 
 def watching(bench: Bench, body: str, **options: Any) -> Callable[[], float]:
-    return lambda: watch(SPEC, bench.setting(body), stdout=bench.stdout, **options)
+    return lambda: watch(SPEC, bench.setting(body), stdout=bench.stdout.write, **options)
 
 
 def test_a_foreign_guest_is_watched_until_it_powers_off(bench: Bench) -> None:

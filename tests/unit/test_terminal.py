@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A build step that asks the user something: it has their keys, and not their terminal."""
+"""A build step that asks the user something: it has their keys, and not their terminal.
+
+And what is written for whoever reads it: all of it.
+"""
 
 import fcntl
 import os
@@ -9,10 +12,14 @@ import signal
 import struct
 import sys
 import termios
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from sevkit.terminal import write_all
 
 SEVKIT = """
 import os, select, sys
@@ -121,3 +128,85 @@ def test_a_step_types_nothing_for_the_users_shell(
         monkeypatch.setattr(sys.modules[__name__], "SEVKIT", plain + SEVKIT)
     shown = on_a_terminal(tmp_path, "python3", "-c", TYPES_COMMANDS)
     assert ("left for the shell: b''" in shown) is apart, shown
+
+
+DATA = bytes(range(256)) * 8192
+BLOCKING = pytest.mark.parametrize("blocks", [True, False])
+
+
+def pipe(*, blocks: bool) -> tuple[int, int]:
+    """A pipe that holds one page, whose far end waits or not."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, blocks)
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    return ours, theirs
+
+
+def received(read: Callable[[int], bytes], *, blocks: bool) -> bytes:
+    """What a reader has of `DATA`."""
+    ours, theirs = pipe(blocks=blocks)
+    chunks: list[bytes] = []
+
+    def take() -> None:
+        while data := read(ours):
+            chunks.append(data)
+
+    reader = threading.Thread(target=take)
+    reader.start()
+    try:
+        write_all(theirs, DATA)
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    return b"".join(chunks)
+
+
+@BLOCKING
+def test_a_reader_that_is_slow_gets_every_byte(blocks: bool) -> None:
+    def slowly(descriptor: int) -> bytes:
+        time.sleep(0.0002)
+        return os.read(descriptor, 5000)
+
+    assert received(slowly, blocks=blocks) == DATA
+
+
+@BLOCKING
+def test_signals_lose_nothing(blocks: bool) -> None:
+    """A write that a signal interrupts has taken a part."""
+    signalled = 0
+
+    def count(_number: int, _frame: object) -> None:
+        nonlocal signalled
+        signalled += 1
+
+    def signals(descriptor: int) -> bytes:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.0002)
+        return os.read(descriptor, 5000)
+
+    before = signal.signal(signal.SIGUSR1, count)
+    try:
+        assert received(signals, blocks=blocks) == DATA
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert signalled > 10
+
+
+@BLOCKING
+def test_a_reader_that_goes_is_told_apart_from_one_that_is_slow(blocks: bool) -> None:
+    ours, theirs = pipe(blocks=blocks)
+    threading.Timer(0.2, os.close, [ours]).start()
+    with pytest.raises(BrokenPipeError):
+        write_all(theirs, DATA)
+    os.close(theirs)
+
+
+@BLOCKING
+def test_an_interrupt_ends_the_wait_for_a_reader(blocks: bool) -> None:
+    ours, theirs = pipe(blocks=blocks)
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        write_all(theirs, DATA)
+    os.close(ours)
+    os.close(theirs)

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -63,6 +63,7 @@ def boot(
     SEV where the host has it, else KVM where it truly works, else emulation. The command sees the
     initramfs, or the folder of --rootfs. Options of boot stand before COMMAND.
     """
+    from sevkit.guest.boot import writer
     from sevkit.guest.session import Session
     from sevkit.store.store import default_root
 
@@ -79,12 +80,12 @@ def boot(
     for line in session.remarks():
         click.echo(f"sevkit: {line}", err=True)
     if console:
-        session.watch(_raw_stream(1), until=until, seconds=timeout)
+        session.watch(writer(1), until=until, seconds=timeout)
         return 0
     outcome = session.run(
         list(command),
-        stdout=_raw_stream(1),
-        stderr=_raw_stream(2),
+        stdout=writer(1),
+        stderr=writer(2),
         stdin=_piped_input() if command else None,
     )
     if as_json:
@@ -193,8 +194,8 @@ def run(
         outcome = run_container(
             session,
             Streams(
-                writer(_raw_stream(1)),
-                writer(_raw_stream(2)),
+                writer(1),
+                writer(2),
                 stdin=0 if interactive else None,
                 tty=size_of(0) if tty else None,
             ),
@@ -232,11 +233,6 @@ def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     for line in sight.lines():
         click.echo(line)
     return 0 if sight.is_as_it_must_be else THE_ANSWER_IS_NO
-
-
-def _raw_stream(descriptor: int) -> BinaryIO:
-    """A stream of ours, unbuffered: what the guest says is passed on at once, or an error."""
-    return open(descriptor, "wb", buffering=0, closefd=False)
 
 
 def _piped_input() -> int | None:

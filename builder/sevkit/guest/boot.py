@@ -6,11 +6,11 @@ where the caller says.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from sevkit.errors import HostError, ImageError, RecipeError
 from sevkit.guest.console import Console
@@ -19,6 +19,7 @@ from sevkit.guest.launch import Launch, Qemu
 from sevkit.guest.machine import Machine
 from sevkit.guest.qemu import ROOTFS_TAG, GuestSpec, qemu_argv
 from sevkit.guest.running import Deadline, Guest, Limits, Streams, check_qemu, silent
+from sevkit.terminal import write_all
 
 ENVIRONMENT = (
     "HOME=/root",
@@ -95,8 +96,8 @@ def boot(
     setting: Setting,
     *,
     command: Sequence[str],
-    stdout: BinaryIO,
-    stderr: BinaryIO,
+    stdout: Sink,
+    stderr: Sink,
     stdin: int | None = None,
     on_report: Callable[[Report], None] = lambda _: None,
 ) -> Outcome:
@@ -105,8 +106,7 @@ def boot(
     Output goes to `stdout` and `stderr` byte for byte as it arrives; `stdin` is a descriptor that
     the command reads. The root of `setting` is the command's.
 
-    Raises as `booted` does, `HostError` when output can't be written, and `BrokenPipeError` when
-    nobody reads the output any more.
+    Raises as `booted` does, and what `stdout` and `stderr` raise.
     """
     started = time.monotonic()
     status = 0
@@ -117,7 +117,7 @@ def boot(
         if command:
             process = guest.run(
                 command,
-                Streams(writer(stdout), writer(stderr), stdin),
+                Streams(stdout, stderr, stdin),
                 env=ENVIRONMENT,
                 share=None if setting.rootfs is None else ROOTFS_TAG,
             )
@@ -138,7 +138,7 @@ def watch(
     spec: GuestSpec,
     setting: Setting,
     *,
-    stdout: BinaryIO,
+    stdout: Sink,
     until: str | None = None,
     limit: float | None = None,
 ) -> float:
@@ -156,12 +156,11 @@ def watch(
         limit = setting.limits.hello
     wanted = (until or "").encode()
     started = time.monotonic()
-    pass_on = writer(stdout)
     with Console(setting.log) as console:
 
         def relay(data: bytes) -> None:
             console.feed(data)
-            pass_on(data)
+            stdout(data)
 
         machine = Machine(
             lambda _, tty: qemu_argv(
@@ -212,19 +211,31 @@ def _explained(console: Console, machine: Machine) -> Iterator[None]:
     raise failure
 
 
-def writer(stream: BinaryIO) -> Sink:
-    """A sink that passes everything on to `stream` at once."""
+def writer(descriptor: int) -> Sink:
+    """A sink that has written everything to `descriptor` when it returns.
+
+    Raises `HostError` when it can't be written to, and so does the sink, which raises
+    `BrokenPipeError` when nobody reads any more. A closed descriptor is refused at once: the next
+    file to be opened would have its number.
+    """
 
     def write(data: bytes) -> None:
-        try:
-            stream.write(data)
-            stream.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise HostError("the guest's output can't be written", why=str(error)) from error
+        with _writing():
+            write_all(descriptor, data)
 
+    with _writing():
+        os.fstat(descriptor)
     return write
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError("the guest's output can't be written", why=str(error)) from error
 
 
 def _check_rootfs(rootfs: Path | None) -> None:

@@ -29,7 +29,7 @@ from sevkit.printable import printable
 
 Report = dict[str, Json]
 Result = dict[str, Json]
-Sink = Callable[[bytes], None]
+Sink = Callable[[bytes], object]
 """Takes output of a process; when it returns, it has dealt with the bytes."""
 
 _OUTPUT = (FrameType.STDOUT, FrameType.STDERR)

@@ -8,12 +8,11 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from sevkit.errors import RecipeError
 from sevkit.firmware.hash_table import table_without_sev
 from sevkit.guest.boot import Outcome, Setting, boot, booted, limits_for, watch
-from sevkit.guest.conversation import Report
+from sevkit.guest.conversation import Report, Sink
 from sevkit.guest.launch import Accelerator, choose, find_qemu
 from sevkit.guest.qemu import GuestSpec, parse_memory
 from sevkit.guest.report import report_lines
@@ -93,8 +92,8 @@ class Session:
         self,
         argv: Sequence[str],
         *,
-        stdout: BinaryIO,
-        stderr: BinaryIO,
+        stdout: Sink,
+        stderr: Sink,
         stdin: int | None = None,
         on_report: Callable[[Report], None] = lambda _: None,
     ) -> Outcome:
@@ -113,7 +112,7 @@ class Session:
         """A running guest for the length of a `with` block; see `sevkit.guest.boot.booted`."""
         return booted(self.spec, self.setting)
 
-    def watch(self, stdout: BinaryIO, *, until: str | None, seconds: float | None) -> float:
+    def watch(self, stdout: Sink, *, until: str | None, seconds: float | None) -> float:
         """Boot and relay the console; see `sevkit.guest.boot.watch`."""
         return watch(self.spec, self.setting, stdout=stdout, until=until, limit=seconds)
 
