@@ -78,23 +78,29 @@ static const struct json *parse(struct bundle *bundle, struct failure *failure)
     return config;
 }
 
+/* False for text or a key with a NUL inside, which could be two things to two readers. */
 static bool put(struct json_writer *writer, const struct json *value);
 
-static bool put_members(struct json_writer *writer, const struct json *parent)
+/* Key and value. */
+static bool put_member(struct json_writer *writer, const struct json *member)
 {
-    for (const struct json *one = parent->first; one; one = one->next) {
-        if (parent->type == JSON_OBJECT) {
-            if (strlen(one->key.bytes) != one->key.length)
-                return false;
-            json_key(writer, one->key.bytes);
-        }
-        if (!put(writer, one))
-            return false;
-    }
-    return true;
+    if (strlen(member->key.bytes) != member->key.length)
+        return false;
+    json_key(writer, member->key.bytes);
+    return put(writer, member);
 }
 
-/* False for text with a NUL inside, which could be two things to two readers. */
+static bool put_all(struct json_writer *writer, const struct json *parent)
+{
+    bool (*const put_one)(struct json_writer *, const struct json *) =
+        parent->type == JSON_OBJECT ? put_member : put;
+    bool is_good = true;
+
+    for (const struct json *one = parent->first; one && is_good; one = one->next)
+        is_good = put_one(writer, one);
+    return is_good;
+}
+
 static bool put(struct json_writer *writer, const struct json *value)
 {
     const bool is_object = value->type == JSON_OBJECT;
@@ -119,7 +125,7 @@ static bool put(struct json_writer *writer, const struct json *value)
         break;
     }
     json_begin(writer, is_object ? '{' : '[');
-    const bool is_good = put_members(writer, value);
+    const bool is_good = put_all(writer, value);
     json_end(writer, is_object ? '}' : ']');
     return is_good;
 }
@@ -136,8 +142,7 @@ static bool put_linux(struct json_writer *writer, const struct json *value, cons
     for (const struct json *one = value ? value->first : NULL; one; one = one->next) {
         if (json_key_is(one, "cgroupsPath"))
             continue;
-        json_key(writer, one->key.bytes);
-        if (!put(writer, one))
+        if (!put_member(writer, one))
             return false;
     }
     json_end(writer, '}');
@@ -173,8 +178,7 @@ bool bundle_write(const char *from, const char *text, const char *id, struct bun
     for (const struct json *one = config->first; one; one = one->next) {
         if (one == linux_part)
             continue;
-        json_key(&writer, one->key.bytes);
-        is_good = is_good && put(&writer, one);
+        is_good = is_good && put_member(&writer, one);
     }
     json_end(&writer, '}');
     if (!is_good)

@@ -73,6 +73,9 @@ static void what_is_not_clear_is_refused(void)
         "{\"root\":{\"path\":\"rootfs\"},\"linux\":null}",
         "{\"root\":{\"path\":\"rootfs\"},\"hostname\":\"a\\u0000b\"}",
         "{\"root\":{\"path\":\"rootfs\"},\"a\":{\"k\\u0000\":1}}",
+        "{\"root\\u0000\":{\"path\":\"/\"},\"root\":{\"path\":\"rootfs\"}}",
+        "{\"root\":{\"path\":\"rootfs\"},\"linux\\u0000x\":{\"cgroupsPath\":\"/\"}}",
+        "{\"root\":{\"path\":\"rootfs\"},\"linux\":{\"cgroupsPath\\u0000\":\"/\"}}",
         "{\"root\":{\"path\":\"rootfs\"},\"a\":1.5}",
     };
     struct bundle bundle;
