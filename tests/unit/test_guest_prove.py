@@ -6,12 +6,21 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import image_samples
 import pytest
+from guest_double import write_double
+from test_firmware_modules import image as firmware_image
+from test_firmware_modules import module
 
 from sevkit.errors import ImageError
+from sevkit.guest.boot import Setting
 from sevkit.guest.cases import Seen, cases_of
-from sevkit.guest.prove import Proof
+from sevkit.guest.launch import Launch, Qemu
+from sevkit.guest.prove import Proof, prove
 from sevkit.guest.qemu import GuestSpec
+from sevkit.guest.running import Limits
+from sevkit.guest.session import Session
+from sevkit.image.manifest import load
 
 NAME_AT = 0x300
 
@@ -93,7 +102,34 @@ def test_what_is_no_kernel_or_holds_nothing_is_an_error_that_names_it(tmp_path: 
             list(cases_of(spec, tmp_path))
 
 
-GOOD = Seen("good", "", ("booted",), "booted", "the agent greets", 1.0)
+SPEAKS = "the guest speaks on the agent's port"
+
+
+@pytest.mark.parametrize(
+    ("says", "evidence"),
+    [
+        ("hello()", SPEAKS),
+        ("say(event='hello', params=dict(protocol=9, agent='of somebody else'))", SPEAKS),
+        ("agent.sendall(b'an agent of somebody else\\n')", SPEAKS),
+        ("console.sendall(b'Linux version 6.12')", "the kernel says 'Linux version'"),
+    ],
+)
+def test_whatever_comes_over_the_agent_s_port_shows_that_the_system_runs(
+    says: str, evidence: str, tmp_path: Path
+) -> None:
+    firmware = tmp_path / "firmware.fd"
+    firmware.write_bytes(firmware_image(module("First", b"content")))
+    (tmp_path / "image").mkdir()
+    spec = a_spec(tmp_path, firmware=firmware)
+    qemu = Qemu(write_double(tmp_path / "qemu", f"{says}\nsleep(60)"), (9, 1, 0))
+    setting = Setting(qemu, Launch("tcg"), Limits(20, 20, 20))
+    proof = prove(Session(load(image_samples.image(tmp_path / "image")), spec, setting))
+    assert {(seen.seen, seen.evidence) for seen in proof.cases} == {("booted", evidence)}
+    assert len(proof.cases) == 6
+    assert not proof.is_proven
+
+
+GOOD = Seen("good", "", ("booted",), "booted", SPEAKS, 1.0)
 REFUSED = Seen("kernel", "one bit", ("refused",), "refused", "the CPU loops", 2.0)
 
 

@@ -16,7 +16,6 @@ from sevkit.firmware.loaded import LoadedModules
 from sevkit.guest.boot import Setting
 from sevkit.guest.cases import Case, Patience, Seen, boot_all, cases_of, watch
 from sevkit.guest.console import Console
-from sevkit.guest.conversation import Conversation
 from sevkit.guest.machine import Machine
 from sevkit.guest.observe import Monitor
 from sevkit.guest.qemu import qemu_argv
@@ -83,7 +82,7 @@ def prove(session: Session) -> Proof:
 
 
 def _boot(case: Case, setting: Setting, modules: LoadedModules, patience: Patience) -> Seen:
-    conversation, console = Conversation(), Console()
+    heard, console = bytearray(), Console()
 
     def machine(monitor: Monitor) -> Machine:
         return Machine(
@@ -95,14 +94,14 @@ def _boot(case: Case, setting: Setting, modules: LoadedModules, patience: Patien
                 console_fd=tty,
                 extra_args=monitor.arguments(),
             ),
-            on_agent=conversation.receive,
+            on_agent=heard.extend,
             on_console=console.feed,
             inherited=[monitor.descriptor],
         )
 
     def sign(_: Machine) -> str:
-        if conversation.agent_version:
-            return "the agent greets"
+        if heard:
+            return "the guest speaks on the agent's port"
         said = next((text for text in _KERNEL_SAYS if console.contains(text)), b"")
         return f"the kernel says '{said.decode()}'" if said else ""
 
