@@ -153,7 +153,7 @@ def test_arguments_of_a_test_come_last() -> None:
     [("512M", 512), ("512", 512), ("1G", 1024), ("512 MiB", 512), ("2gib", 2048), (" 600mb ", 600)],
 )
 def test_memory_is_read_in_the_ways_people_write_it(text: str, mib: int) -> None:
-    assert parse_memory(text, least_mib=256) == mib
+    assert parse_memory("--memory", text, least_mib=256) == mib
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,6 @@ def test_memory_is_read_in_the_ways_people_write_it(text: str, mib: int) -> None
     ],
 )
 def test_impossible_memory_is_refused(text: str, cause: str) -> None:
-    with pytest.raises(RecipeError, match=cause) as caught:
-        parse_memory(text, least_mib=256)
-    assert "--memory" in caught.value.hint
+    with pytest.raises(RecipeError, match=f"^--guest-memory: .*{cause}") as caught:
+        parse_memory("--guest-memory", text, least_mib=256)
+    assert "--guest-memory " in caught.value.hint

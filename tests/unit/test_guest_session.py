@@ -241,7 +241,10 @@ def test_memory_that_can_t_be_is_refused_before_anything_starts(
         "run": ["--guest-memory", memory, str(image), f"dir:{tmp_path / 'root'}", "--", "true"],
     }
     assert run([*place, verb, *words_of[verb]]) == 2
-    assert why in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert why in told
+    assert {"boot": " --memory", "run": " --guest-memory"}[verb] in told
+    assert {"boot": " --guest-memory", "run": " --memory"}[verb] not in told
     assert not (tmp_path / "output" / ".log").exists()
     assert run([*place, "export", str(image), "qemu", "--memory", "2700M"]) == 0
 

@@ -181,6 +181,7 @@ def run(
         session = Session.of_image(
             folder,
             memory=guest_memory,
+            memory_flag="--guest-memory",
             room_for_bytes=overrides.memory_bytes or 0,
             accel=accel,
             cache=cache / "hosts",

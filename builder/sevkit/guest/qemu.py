@@ -52,7 +52,7 @@ class GuestSpec:
     """An image that the guest reads as its first virtio disk."""
 
 
-def parse_memory(text: str, *, least_mib: int) -> int:
+def parse_memory(flag: str, text: str, *, least_mib: int) -> int:
     """MiB of ``512M``, ``1G``, ``512 MiB`` or ``512``; `least_mib` is what the guest needs.
 
     Raises `RecipeError` for what is no size, too small for the guest, or beyond 1 TiB.
@@ -61,16 +61,16 @@ def parse_memory(text: str, *, least_mib: int) -> int:
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
         raise RecipeError(
-            f"--memory: '{text}' is not a size", hint="write MiB or GiB: --memory 512M, --memory 2G"
+            f"{flag}: '{text}' is not a size", hint=f"write MiB or GiB: {flag} 512M, {flag} 2G"
         )
     mib = int(match[1]) * unit
     if mib < least_mib:
         raise RecipeError(
-            f"--memory: {mib} MiB is too little for this image, which needs {least_mib} MiB",
-            hint=f"--memory {least_mib}M, or leave it out",
+            f"{flag}: {mib} MiB is too little for this image, which needs {least_mib} MiB",
+            hint=f"{flag} {least_mib}M, or leave it out",
         )
     if mib > MEMORY_LIMIT_MIB:
-        raise RecipeError(f"--memory: {mib} MiB is more than 1 TiB", hint="--memory 2G")
+        raise RecipeError(f"{flag}: {mib} MiB is more than 1 TiB", hint=f"{flag} 2G")
     return mib
 
 

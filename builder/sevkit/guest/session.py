@@ -39,6 +39,7 @@ class Session:
         *,
         cache: Path,
         memory: str | None = None,
+        memory_flag: str = "--memory",
         room_for_bytes: int = 0,
         accel: Accelerator | None = None,
         log: Path | None = None,
@@ -47,10 +48,11 @@ class Session:
         more_cmdline: str = "",
         extra_args: Sequence[str] = (),
     ) -> "Session":
-        """The image of a directory. `memory` is as people write it; `cache` a folder of ours.
+        """The image of a directory. `memory` is as people write it behind `memory_flag`.
 
-        Without `memory` there is room for a workload of `room_for_bytes`. `disk` is attached
-        read-only; `more_cmdline` is appended to the kernel command line, and measured with it.
+        `cache` is a folder of ours. Without `memory` there is room for a workload of
+        `room_for_bytes`. `disk` is attached read-only; `more_cmdline` is appended to the kernel
+        command line, and measured with it.
 
         Raises `RecipeError` for a call that can't work, `ImageError` for an image that is
         incomplete or was changed, `HostError` for a host that can't do it.
@@ -61,6 +63,7 @@ class Session:
             manifest,
             folder.absolute(),
             memory=memory,
+            memory_flag=memory_flag,
             room_for_bytes=room_for_bytes,
             more_cmdline=more_cmdline,
             devices={**BOOT_DEVICES, "share": rootfs is not None, "disk": disk is not None},
@@ -146,6 +149,7 @@ def spec_of(
     folder: Path,
     *,
     memory: str | None = None,
+    memory_flag: str = "--memory",
     room_for_bytes: int = 0,
     more_cmdline: str = "",
     vcpus: int | None = None,
@@ -154,7 +158,8 @@ def spec_of(
 ) -> GuestSpec:
     """What the manifest of the image in `folder` says about booting it.
 
-    Memory is what the manifest takes by default, and more where the workload needs it. The hashes
+    Memory is what the manifest takes by default, and more where the workload needs it; what is
+    wrong with it is said of the option `memory_flag`. The hashes
     cover `more_cmdline` too. `devices` counts those that take bounce buffers. `qemu_version` is the
     one that will run it, 7.2 when nobody says: it decides which kernel the firmware sees.
 
@@ -167,7 +172,7 @@ def spec_of(
     mib = (
         max(needs.default_mib, room)
         if memory is None
-        else parse_memory(memory, least_mib=needs.minimum_mib)
+        else parse_memory(memory_flag, memory, least_mib=needs.minimum_mib)
     )
     modes = manifest.possible_modes
     hashes = manifest.firmware.kernel_hashes
@@ -187,7 +192,7 @@ def spec_of(
         raise RecipeError(
             f"{manifest.name} can't run with {mib} MiB",
             why="\n".join(problems),
-            hint="take more with --memory, or another swiotlb= in kernel.cmdline of the recipe",
+            hint=f"more with {memory_flag}, or another swiotlb= in kernel.cmdline of the recipe",
         )
     roles = [role for role in _BOOTED if role in manifest.files]
     files = {role: folder / manifest.files[role].path for role in roles}
