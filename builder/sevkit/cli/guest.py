@@ -67,6 +67,13 @@ def boot(
     from sevkit.guest.session import Session
     from sevkit.store.store import default_root
 
+    if console and (command or as_json):
+        raise RecipeError(
+            "--console takes no COMMAND and no --json: nobody is asked anything",
+            hint="leave out --console where /init is sevkit's agent",
+        )
+    if not console and (until is not None or timeout is not None):
+        raise RecipeError("--until and --timeout are of --console", hint="give --console too")
     folder = place.image(image)
     session = Session.of_image(
         folder,
