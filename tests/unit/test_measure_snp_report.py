@@ -204,7 +204,10 @@ def test_the_command_says_what_it_checked_and_its_status_whether_all_held(
     assert [line.split()[0] for line in lines] == ["ok"] * 7
     status, told, _ = verify(*good)
     assert (status, told.count("\n-  ")) == (0, 2)
+    for policy in ("0x30000", "30000", "0X30000", "0000000000030000"):
+        assert verify(*good, "--policy", policy)[0] == 0
     for words, wrong in (
+        (["--policy", "196608"], "policy"),
         (["--measurement", bytes(48).hex()], "measurement"),
         (["--policy", "0xb0000"], "policy"),
         (["--vmpl", "1"], "vmpl"),
@@ -221,7 +224,9 @@ def test_a_call_that_is_wrong_is_told_so(tmp_path: Path, verify: Verify) -> None
     path.write_bytes(report())
     for words, cause in (
         (["--measurement", "00"], "96 hexadecimal digits"),
-        (["--measurement", MEASUREMENT.hex(), "--policy", "x"], "'x' is not a number"),
+        (["--measurement", MEASUREMENT.hex(), "--policy", "x"], "up to 16 hexadecimal digits"),
+        (["--measurement", MEASUREMENT.hex(), "--policy", "-3"], "up to 16 hexadecimal digits"),
+        (["--measurement", MEASUREMENT.hex(), "--policy", "1" * 17], "up to 16 hexadecimal"),
         (["--measurement", MEASUREMENT.hex(), "--report-data", "zz"], "128 hexadecimal digits"),
     ):
         status, _, complaint = verify(path, tmp_path, *words)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verb that reads what a guest attested: verify-report."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def verify_report(
     checks = check(
         attested,
         measurements=measurements_of(rows),
-        policy=POLICIES["sev-snp"] if policy is None else _whole("--policy", policy),
+        policy=POLICIES["sev-snp"] if policy is None else _policy(policy),
         vmpl=vmpl,
         report_data=None if report_data is None else _hex("--report-data", report_data, 64),
         vcek=vcek,
@@ -92,8 +93,7 @@ def _hex(flag: str, text: str, size: int) -> bytes:
     return made
 
 
-def _whole(flag: str, text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise RecipeError(f"{flag}: '{text}' is not a number", hint=f"{flag} 0x30000") from None
+def _policy(text: str) -> int:
+    if not re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,16}", text):
+        raise RecipeError("--policy: up to 16 hexadecimal digits are wanted", hint="--policy 30000")
+    return int(text, 16)
