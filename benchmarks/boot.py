@@ -49,9 +49,9 @@ def main() -> None:
 
 def boot_ours(image: Path) -> tuple[float, float]:
     """Seconds to the report without firmware, as Debian's is booted, and MiB in use."""
-    from sevkit.guest.session import Session
+    from sevkit.guest.session import Asked, Session
 
-    session = Session.of_image(image, cache=Path("/tmp"), memory=MEMORY)
+    session = Session.of_image(image, Asked(memory=MEMORY), cache=Path("/tmp"))
     spec = {**session.spec.__dict__, "firmware": None}
     bare = type(session)(session.manifest, type(session.spec)(**spec), session.setting)
     outcome = bare.run([], stdout=sys.stdout.buffer.write, stderr=sys.stderr.buffer.write)

@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 def main() -> None:
     """Print the figures."""
-    from sevkit.guest.session import Session
+    from sevkit.guest.session import Asked, Session
 
     image = REPOSITORY / "output" / "sev-guest" / "latest"
     busybox = Path("/bin/busybox")
@@ -36,7 +36,7 @@ def main() -> None:
         shutil.copy(busybox, root / "bin" / "busybox")
         data = Path(scratch) / "data"
         data.write_bytes(bytes(64 * MIB))
-        session = Session.of_image(image, cache=Path(scratch), rootfs=root)
+        session = Session.of_image(image, Asked(rootfs=root), cache=Path(scratch))
         with session.guest() as guest:
             print(f"accelerator             {session.setting.launch.accelerator}")
             before = used(guest.report())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sevkit.errors import ImageError
-from sevkit.guest.session import Session
+from sevkit.guest.session import Asked, Session
 
 pytestmark = pytest.mark.boots
 
@@ -40,9 +40,9 @@ def ready(sev_guest: Path, tmp_path: Path) -> Callable[[str], Session]:
     def of_image(cmdline: str = "") -> Session:
         return Session.of_image(
             sev_guest,
+            Asked(more_cmdline=cmdline),
             cache=tmp_path / "cache",
             log=tmp_path / "console.log",
-            more_cmdline=cmdline,
         )
 
     return of_image

@@ -18,7 +18,7 @@ from sevkit.guest.conversation import Ending, Process, RefusedError
 from sevkit.guest.plaintext import page_of, search
 from sevkit.guest.qemu import ROOTFS_TAG
 from sevkit.guest.running import Guest, Streams
-from sevkit.guest.session import Session
+from sevkit.guest.session import Asked, Session
 from sevkit.oci.config import Overrides, runtime_config
 
 pytestmark = [pytest.mark.boots, pytest.mark.network]
@@ -91,7 +91,9 @@ def root(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def guest(sev_guest: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest that serves, and that powers off well after all that was asked of it."""
     cache = tmp_path_factory.mktemp("cache")
-    session = Session.of_image(sev_guest, cache=cache, rootfs=root, log=cache / "console.log")
+    session = Session.of_image(
+        sev_guest, Asked(rootfs=root), cache=cache, log=cache / "console.log"
+    )
     with session.guest() as guest:
         yield guest
         guest.shut_down()

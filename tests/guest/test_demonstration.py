@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sevkit.guest.session import Session
+from sevkit.guest.session import Asked, Session
 
 pytestmark = [pytest.mark.boots, pytest.mark.network]
 
@@ -63,14 +63,16 @@ def rise_of_high_water(image: Path, disk: Path, root: Path, cache: Path, extra: 
     """By how many slots the SWIOTLB high-water mark rises while the disk is read."""
     session = Session.of_image(
         image,
+        Asked(
+            rootfs=root,
+            extra_args=[
+                "-drive",
+                f"if=none,id=disk,format=raw,readonly=on,file={disk}",
+                "-device",
+                f"virtio-blk-pci,drive=disk,disable-legacy=on{extra}",
+            ],
+        ),
         cache=cache,
-        rootfs=root,
-        extra_args=[
-            "-drive",
-            f"if=none,id=disk,format=raw,readonly=on,file={disk}",
-            "-device",
-            f"virtio-blk-pci,drive=disk,disable-legacy=on{extra}",
-        ],
     )
     out, err = io.BytesIO(), io.BytesIO()
     read = "dd if=/dev/vda of=/dev/null bs=1M"

@@ -198,12 +198,7 @@ def test_one_changed_byte_of_a_workload_is_refused_by_the_guest(
         place = data.index(b"BusyBox is copyrighted")
         data[place] ^= 1
         workload.image.write_bytes(data)
-        session = Session.of_image(
-            sev_guest,
-            cache=tmp_path,
-            disk=workload.image,
-            more_cmdline=workload.cmdline,
-        )
+        session = Session.of_image(sev_guest, workload.asked(), cache=tmp_path)
         with pytest.raises(ImageError, match="kernel panicked") as caught:
             run_container(session, Streams(), config=workload.config)
     assert "dm-verity device corrupted" in caught.value.why

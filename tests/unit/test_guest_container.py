@@ -71,7 +71,7 @@ setting = Setting(Qemu(Path(sys.argv[1]), (9, 1, 0)), Launch("tcg"), Limits(20, 
 session = Session(None, GuestSpec(Path("/k"), "x"), setting)
 pass_on = writer(1)
 streams = Streams(pass_on, pass_on, stdin=0, tty=(24, 80) if tty else None)
-outcome = run_container(session, streams, config={}, terminal=0 if tty else None)
+outcome = run_container(session, streams, config={})
 sys.exit(outcome.ending.exit_status)
 """
 

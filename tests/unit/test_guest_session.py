@@ -14,7 +14,7 @@ from sevkit.errors import ImageError, RecipeError
 from sevkit.firmware.hash_table import hash_table
 from sevkit.guest.boot import Outcome
 from sevkit.guest.launch import Launch
-from sevkit.guest.session import Session, spec_of
+from sevkit.guest.session import Asked, Session, spec_of
 from sevkit.image.manifest import Manifest, describe_file, load, text_of, write_sums
 from sevkit.image.requirements import BOOT_DEVICES
 
@@ -254,7 +254,9 @@ def test_a_workload_image_comes_with_words_that_are_measured(folder: Path, tmp_p
     published(folder)
     disk = tmp_path / "disk"
     session = Session.of_image(
-        folder, cache=tmp_path, accel="tcg", disk=disk, more_cmdline='dm-mod.create="w"'
+        folder,
+        Asked(accel="tcg", disk=disk, more_cmdline='dm-mod.create="w"'),
+        cache=tmp_path,
     )
     assert session.spec.cmdline == 'console=ttyS0 panic=-1 dm-mod.create="w"'
     assert session.spec.disk == disk
@@ -282,7 +284,7 @@ def test_a_session_says_how_the_guest_runs_and_what_became_of_it(
     folder: Path, tmp_path: Path
 ) -> None:
     published(folder, variant="debug")
-    session = Session.of_image(folder, cache=tmp_path, accel="tcg", rootfs=Path())
+    session = Session.of_image(folder, Asked(accel="tcg", rootfs=Path()), cache=tmp_path)
     assert session.setting.launch == Launch("tcg")
     assert session.setting.rootfs == Path.cwd()
     assert session.remarks() == ["this is a debug image: not for production"]

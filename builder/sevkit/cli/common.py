@@ -21,6 +21,7 @@ from sevkit.printable import printable
 if TYPE_CHECKING:
     from sevkit.cli.listeners import BuildListener
     from sevkit.engine import Settings
+    from sevkit.guest.session import Asked, Session
     from sevkit.project.project import Project
 
 THE_ANSWER_IS_NO = 4
@@ -43,6 +44,20 @@ class Place:
         from sevkit.recipe.library import Library
 
         return find_image(name, self.output, Library.of(self.folder).recipes())
+
+    def session(self, folder: Path, asked: "Asked") -> "Session":
+        """The image directory `folder`, ready to boot; tells what a user should know before.
+
+        Raises as `Session.of_image` does.
+        """
+        from sevkit.guest.session import Session
+        from sevkit.store.store import default_root
+
+        cache, log = default_root(os.environ) / "hosts", self.output / ".log" / "console.log"
+        session = Session.of_image(folder, asked, cache=cache, log=log)
+        for line in session.remarks():
+            click.echo(f"sevkit: {line}", err=True)
+        return session
 
 
 @click.group(

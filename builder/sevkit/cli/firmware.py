@@ -104,12 +104,10 @@ def prove(place: Place, image: str, as_json: bool) -> int:
     """
     from sevkit.disk import write_whole
     from sevkit.guest.prove import prove as boot_all
-    from sevkit.guest.session import Session
-    from sevkit.store.store import default_root
+    from sevkit.guest.session import Asked
 
     folder = place.image(image).resolve()
-    session = Session.of_image(folder, accel="tcg", cache=default_root(os.environ) / "hosts")
-    proof = boot_all(session)
+    proof = boot_all(place.session(folder, Asked(accel="tcg")))
     file = folder.with_name(f"{folder.name}.proof.json")
     write_whole(file, proof.text().encode())
     status = 0 if proof.is_proven else THE_ANSWER_IS_NO

@@ -64,8 +64,7 @@ def boot(
     initramfs, or the folder of --rootfs. Options of boot stand before COMMAND.
     """
     from sevkit.guest.boot import writer
-    from sevkit.guest.session import Session
-    from sevkit.store.store import default_root
+    from sevkit.guest.session import Asked
 
     if console and (command or as_json):
         raise RecipeError(
@@ -74,18 +73,8 @@ def boot(
         )
     if not console and (until is not None or timeout is not None):
         raise RecipeError("--until and --timeout are of --console", hint="give --console too")
-    folder = place.image(image)
-    session = Session.of_image(
-        folder,
-        memory=memory,
-        accel=accel,
-        cache=default_root(os.environ) / "hosts",
-        log=place.output / ".log" / "console.log",
-        rootfs=rootfs,
-        extra_args=qemu_args,
-    )
-    for line in session.remarks():
-        click.echo(f"sevkit: {line}", err=True)
+    asked = Asked(memory=memory, accel=accel, rootfs=rootfs, extra_args=qemu_args)
+    session = place.session(place.image(image), asked)
     if console:
         session.watch(writer(1), until=until, seconds=timeout)
         return 0
@@ -154,22 +143,14 @@ def run(
     that the guest checks block by block against a hash on its command line; or dir:FOLDER.
     Options of run stand before COMMAND.
     """
-    from sevkit.guest.boot import writer
-    from sevkit.guest.container import container_record, parse_bytes, run_container
-    from sevkit.guest.running import Streams
-    from sevkit.guest.session import Session
+    from sevkit.guest.container import container_record, our_streams, parse_bytes, run_container
     from sevkit.guest.workload import prepare
     from sevkit.oci.config import PIDS_LIMIT, Overrides
-    from sevkit.store.store import default_root
-    from sevkit.terminal import size_of
 
     if rootfs is None and not words:
         raise RecipeError(
             "ROOTFS is missing", hint=f"sevkit run {image} docker-archive:FILE -- COMMAND"
         )
-    is_terminal = os.isatty(0)
-    if tty and interactive and not is_terminal:
-        raise RecipeError("-t with -i: standard input is not a terminal", hint="leave out -t")
     root = f"dir:{rootfs}" if rootfs is not None else words[0]
     overrides = Overrides(
         argv=words if rootfs is not None else words[1:],
@@ -182,34 +163,11 @@ def run(
         cpus=cpus,
         hostname=hostname,
     )
+    streams = our_streams(tty=tty, interactive=interactive)
     folder = place.image(image)
-    cache = default_root(os.environ)
     with prepare(root, overrides, sealed=sealed) as workload:
-        session = Session.of_image(
-            folder,
-            memory=guest_memory,
-            memory_flag="--guest-memory",
-            room_for_bytes=overrides.memory_bytes or 0,
-            accel=accel,
-            cache=cache / "hosts",
-            log=place.output / ".log" / "console.log",
-            rootfs=workload.folder,
-            disk=workload.image,
-            more_cmdline=workload.cmdline,
-        )
-        for line in session.remarks():
-            click.echo(f"sevkit: {line}", err=True)
-        outcome = run_container(
-            session,
-            Streams(
-                writer(1),
-                writer(2),
-                stdin=0 if interactive else None,
-                tty=size_of(0) if tty else None,
-            ),
-            config=workload.config,
-            terminal=0 if tty and is_terminal and interactive else None,
-        )
+        session = place.session(folder, workload.asked(memory=guest_memory, accel=accel))
+        outcome = run_container(session, streams, config=workload.config)
         if as_json:
             record = {**container_record(session, outcome), "rootfs": workload.record()}
             click.echo(json.dumps(record, indent=2), err=True)
@@ -226,17 +184,9 @@ def probe(place: Place, image: str, accel: "Accelerator | None") -> int:
     Found without SEV, as it must be: exit status 0. Found with SEV: 4.
     """
     from sevkit.guest.plaintext import look
-    from sevkit.guest.session import Session
-    from sevkit.store.store import default_root
+    from sevkit.guest.session import Asked
 
-    session = Session.of_image(
-        place.image(image),
-        accel=accel,
-        cache=default_root(os.environ) / "hosts",
-        log=place.output / ".log" / "console.log",
-    )
-    for line in session.remarks():
-        click.echo(f"sevkit: {line}", err=True)
+    session = place.session(place.image(image), Asked(accel=accel))
     sight = look(session, seed=int.from_bytes(os.urandom(8)))
     for line in sight.lines():
         click.echo(line)

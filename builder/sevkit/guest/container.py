@@ -6,6 +6,7 @@ caller says.
 """
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from signal import SIGWINCH
 
 from sevkit.canonical import Json
 from sevkit.errors import RecipeError
+from sevkit.guest.boot import writer
 from sevkit.guest.conversation import Ending, RefusedError, Report, Result
 from sevkit.guest.qemu import ROOTFS_TAG
 from sevkit.guest.running import Guest, Streams
@@ -41,23 +43,37 @@ class ContainerOutcome:
     seconds: float
 
 
+def our_streams(*, tty: bool, interactive: bool) -> Streams:
+    """Our own streams for a container: with a terminal of the size of ours, and with our input.
+
+    Raises `RecipeError` for both where our input is no terminal, and `HostError` for output that
+    can't be written.
+    """
+    if tty and interactive and not os.isatty(0):
+        raise RecipeError("-t with -i: standard input is not a terminal", hint="leave out -t")
+    return Streams(
+        writer(1),
+        writer(2),
+        stdin=0 if interactive else None,
+        tty=size_of(0) if tty else None,
+    )
+
+
 def run_container(
-    session: Session,
-    streams: Streams,
-    *,
-    config: Mapping[str, Json] | None,
-    terminal: int | None = None,
+    session: Session, streams: Streams, *, config: Mapping[str, Json] | None
 ) -> ContainerOutcome:
     """Boot, run one container to its end, shut down.
 
     Its root is the 9p share of the session's setting, or the workload image that the session
-    attaches; without `config` that image's own holds. `terminal` is a descriptor of the user's
-    terminal, which is raw while the container runs.
+    attaches; without `config` that image's own holds. A terminal that it has for input and as its
+    own is raw while it runs.
 
     Raises as `Guest` does; `KeyboardInterrupt` for a third SIGINT.
     """
     started = time.monotonic()
     setting = session.setting
+    has_terminal = streams.tty is not None and streams.stdin is not None
+    terminal = streams.stdin if has_terminal else None
     with session.guest() as guest:
         before = guest.report()
         process = guest.create(

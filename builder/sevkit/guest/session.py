@@ -25,6 +25,26 @@ _BOOTED: tuple[Role, ...] = ("kernel", "initramfs", "firmware")
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the user wants of a boot, and its workload needs."""
+
+    memory: str | None = None
+    """As people write it; without it there is room for a workload of `room_for_bytes`."""
+    memory_flag: str = "--memory"
+    """The option that says it."""
+    room_for_bytes: int = 0
+    accel: Accelerator | None = None
+    rootfs: Path | None = None
+    """A folder that is shared by 9p."""
+    disk: Path | None = None
+    """Attached read-only."""
+    more_cmdline: str = ""
+    """Appended to the kernel command line, and measured with it."""
+    extra_args: Sequence[str] = ()
+    """More arguments for QEMU."""
+
+
+@dataclass(frozen=True)
 class Session:
     """An image that is ready to boot."""
 
@@ -34,50 +54,35 @@ class Session:
 
     @classmethod
     def of_image(
-        cls,
-        folder: Path,
-        *,
-        cache: Path,
-        memory: str | None = None,
-        memory_flag: str = "--memory",
-        room_for_bytes: int = 0,
-        accel: Accelerator | None = None,
-        log: Path | None = None,
-        rootfs: Path | None = None,
-        disk: Path | None = None,
-        more_cmdline: str = "",
-        extra_args: Sequence[str] = (),
+        cls, folder: Path, asked: Asked = Asked(), *, cache: Path, log: Path | None = None
     ) -> "Session":
-        """The image of a directory. `memory` is as people write it behind `memory_flag`.
-
-        `cache` is a folder of ours. Without `memory` there is room for a workload of
-        `room_for_bytes`. `disk` is attached read-only; `more_cmdline` is appended to the kernel
-        command line, and measured with it.
+        """The image of a directory. `cache` is a folder of ours, `log` a file for the console.
 
         Raises `RecipeError` for a call that can't work, `ImageError` for an image that is
         incomplete or was changed, `HostError` for a host that can't do it.
         """
         manifest = load(folder)
         qemu = find_qemu()
+        share, disk = asked.rootfs, asked.disk
         spec = spec_of(
             manifest,
             folder.absolute(),
-            memory=memory,
-            memory_flag=memory_flag,
-            room_for_bytes=room_for_bytes,
-            more_cmdline=more_cmdline,
-            devices={**BOOT_DEVICES, "share": rootfs is not None, "disk": disk is not None},
+            memory=asked.memory,
+            memory_flag=asked.memory_flag,
+            room_for_bytes=asked.room_for_bytes,
+            more_cmdline=asked.more_cmdline,
+            devices={**BOOT_DEVICES, "share": share is not None, "disk": disk is not None},
             qemu_version=qemu.version,
         )
         spec = replace(spec, disk=disk)
-        launch = choose(qemu, wanted=accel, modes=spec.modes, cache=cache)
+        launch = choose(qemu, wanted=asked.accel, modes=spec.modes, cache=cache)
         setting = Setting(
             qemu=qemu,
             launch=launch,
             limits=limits_for(launch, spec),
-            rootfs=rootfs.absolute() if rootfs is not None else None,
+            rootfs=share.absolute() if share is not None else None,
             log=log,
-            extra_args=tuple(extra_args),
+            extra_args=tuple(asked.extra_args),
         )
         return cls(manifest, spec, setting)
 

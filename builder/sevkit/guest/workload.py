@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sevkit.canonical import Json
 from sevkit.errors import RecipeError
+from sevkit.guest.launch import Accelerator
+from sevkit.guest.session import Asked
 from sevkit.oci.config import Accounts, Overrides, runtime_config
 
 _KINDS = ("docker-archive", "oci", "dir")
@@ -30,6 +32,20 @@ class Prepared:
     image: Path | None = None
     cmdline: str = ""
     config: Mapping[str, Json] | None = None
+    memory_bytes: int | None = None
+    """The limit of the container's memory, for which the guest needs room."""
+
+    def asked(self, *, memory: str | None = None, accel: Accelerator | None = None) -> Asked:
+        """What it needs of a guest; `memory` is what --guest-memory says."""
+        return Asked(
+            memory=memory,
+            memory_flag="--guest-memory",
+            room_for_bytes=self.memory_bytes or 0,
+            accel=accel,
+            rootfs=self.folder,
+            disk=self.image,
+            more_cmdline=self.cmdline,
+        )
 
     def record(self) -> dict[str, str]:
         """The same for programs."""
@@ -62,7 +78,7 @@ def prepare(name: str, overrides: Overrides, *, sealed: bool = False) -> Iterato
         if not folder.is_dir():
             raise RecipeError(f"{name}: {place} is not a folder")
         config = runtime_config({}, overrides, accounts_of(folder))
-        yield Prepared(name, folder=folder, config=config)
+        yield Prepared(name, folder=folder, config=config, memory_bytes=overrides.memory_bytes)
         return
     from sevkit.oci.image import find_image
     from sevkit.oci.workload import SEALED, make
@@ -77,6 +93,7 @@ def prepare(name: str, overrides: Overrides, *, sealed: bool = False) -> Iterato
             image=file,
             cmdline=made.verity.kernel_word() + (f" {SEALED}" if sealed else ""),
             config=None if sealed else runtime_config(image.config, overrides, made.accounts),
+            memory_bytes=overrides.memory_bytes,
         )
 
 
