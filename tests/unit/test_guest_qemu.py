@@ -55,6 +55,15 @@ def test_a_guest_gets_the_command_line_of_the_image_and_no_network(
     assert not any("net" in each for each in values(made, "-device"))
 
 
+def test_firmware_lies_where_each_mode_takes_it() -> None:
+    for is_flash in (True, False):
+        guest = spec(firmware_is_flash=is_flash)
+        assert guest.in_flash("sev")
+        assert guest.in_flash("sev-es")
+        assert not guest.in_flash("sev-snp")
+        assert [guest.in_flash(plain) for plain in (None, "kvm", "tcg")] == [is_flash] * 3
+
+
 def test_hashes_are_put_into_memory_where_no_sev_host_does_it() -> None:
     guest = spec(hashes_at=0x810C00, hashes=bytes(range(16)))
     for plain in ("tcg", "kvm"):

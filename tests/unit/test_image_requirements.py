@@ -18,6 +18,7 @@ from sevkit.image.requirements import (
     Swiotlb,
     bounce_bytes,
     default_mib,
+    is_older,
     kernel_init_bytes,
     kernel_problems,
     launch_problems,
@@ -43,6 +44,8 @@ def test_a_kernel_older_than_a_mode_is_told(mode: Mode, new: str, old: str) -> N
 
 
 def test_versions_are_compared_by_number() -> None:
+    assert [is_older(one, "9.1") for one in ("9.0.2", "", "new", "8.10", "9")] == [True] * 5
+    assert [is_older(one, "9.1") for one in ("9.1", "9.1.0", "9.10", "10.0.8+ds")] == [False] * 4
     assert kernel_problems("sev", "4.9.1", CONFIG)
     assert not kernel_problems("sev", "10.0", CONFIG)
     with pytest.raises(BuildError, match="no version of a kernel"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from sevkit.doctor.host_firmware import host_firmware
 from sevkit.errors import HostError
 from sevkit.guest.cpuid import cpuid
-from sevkit.guest.launch import Qemu, find_qemu, kvm_problem
+from sevkit.guest.launch import KVM_PARAMETERS, SEV_BITS, SEV_LEAF, Qemu, find_qemu, kvm_problem
 from sevkit.measure.digests import CPUS
 from sevkit.sandbox import is_there
 from sevkit.toolchain import every_tool
@@ -34,12 +34,6 @@ BUILD_TOOLS: Mapping[str, str] = {
 }
 """What builds use: program, header or library → Debian package that has it."""
 
-PARAMETERS: Mapping[str, str] = {"sev": "sev", "sev-es": "sev_es", "sev-snp": "sev_snp"}
-"""Mode → parameter of kvm_amd."""
-
-_LEAF = 0x8000001F
-_FEATURES = {1: "sev", 3: "sev-es", 4: "sev-snp"}
-"""CPUID 8000001f EAX (AMD APM volume 3, E.4.17)."""
 _OBJECTS = ("sev-guest", "sev-snp-guest")
 _CAP_IPC_LOCK = 14
 
@@ -96,8 +90,8 @@ def facts_of(
     """What this host is. `cache` remembers the trial of KVM; `host` is where /sys and /dev are."""
     leaf = (0, 0, 0, 0)
     try:
-        if ask_cpu(0x80000000)[0] >= _LEAF:
-            leaf = ask_cpu(_LEAF)
+        if ask_cpu(0x80000000)[0] >= SEV_LEAF:
+            leaf = ask_cpu(SEV_LEAF)
     except HostError:
         pass
     qemu, qemu_problem = None, ""
@@ -107,14 +101,14 @@ def facts_of(
         qemu_problem = error.what
     folder = host / "sys/module/kvm_amd/parameters"
     return Facts(
-        cpu_features=[name for bit, name in _FEATURES.items() if leaf[0] >> bit & 1],
+        cpu_features=[name for name, bit in SEV_BITS.items() if leaf[0] >> bit & 1],
         encrypted_guests=leaf[2],
         sev_only_from=leaf[3],
         cpus=len(os.sched_getaffinity(0)),
         kernel=platform.release(),
         parameters={
             name: _text_of(folder / name)
-            for name in PARAMETERS.values()
+            for name in KVM_PARAMETERS.values()
             if (folder / name).exists()
         },
         sev_device=_device(host / "dev/sev"),

@@ -4,18 +4,17 @@
 Looks at no host, so that each rule is tested with the record of one that nobody has at hand.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from sevkit.doctor.facts import BUILD_TOOLS, GUEST_TOOLS, PARAMETERS, Facts
+from sevkit.doctor.facts import BUILD_TOOLS, GUEST_TOOLS, Facts
 from sevkit.firmware.ovmf import Mode
-from sevkit.guest.launch import QEMU_NAME, QEMU_PACKAGE
+from sevkit.guest.launch import KVM_PARAMETERS, QEMU_NAME, QEMU_PACKAGE
 from sevkit.image.manifest import Manifest, load
 from sevkit.image.published import differences
-from sevkit.image.requirements import VERSIONS
+from sevkit.image.requirements import VERSIONS, is_older
 
 
 @dataclass(frozen=True)
@@ -82,22 +81,17 @@ _GUESTS = (*_SEV, "none")
 
 
 def _older(found: str | None, least: str) -> bool:
-    return found is None or _numbers(found) < _numbers(least)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"(\d+)\.(\d+)", version)
-    return tuple(map(int, match.groups())) if match else (0, 0)
+    return found is None or is_older(found, least)
 
 
 def _parameter(facts: Facts, needs: Needs) -> str:
-    return facts.parameters.get(PARAMETERS[needs.mode], "")
+    return facts.parameters.get(KVM_PARAMETERS[needs.mode], "")
 
 
 def _parameter_problem(facts: Facts, needs: Needs) -> str:
     if not facts.parameters:
         return "the module kvm_amd is not loaded"
-    name = PARAMETERS[needs.mode]
+    name = KVM_PARAMETERS[needs.mode]
     value = _parameter(facts, needs)
     if not value:
         return f"kvm_amd has no parameter {name}: this kernel knows nothing of {needs.mode}"
@@ -107,7 +101,7 @@ def _parameter_problem(facts: Facts, needs: Needs) -> str:
 def _parameter_remedy(facts: Facts, needs: Needs) -> str:
     if not facts.parameters:
         return "modprobe kvm_amd; SVM must be enabled in the BIOS"
-    name = PARAMETERS[needs.mode]
+    name = KVM_PARAMETERS[needs.mode]
     switch = f"echo 'options kvm_amd {name}=1' > /etc/modprobe.d/sev.conf, then load kvm_amd anew"
     if needs.mode == "sev-snp":
         return (
@@ -227,7 +221,7 @@ RULES: Sequence[Rule[Needs]] = (
     Rule(
         "kvm_amd",
         _SEV,
-        lambda facts, needs: f"{PARAMETERS[needs.mode]}={_parameter(facts, needs) or 'absent'}",
+        lambda facts, needs: f"{KVM_PARAMETERS[needs.mode]}={_parameter(facts, needs) or 'absent'}",
         _parameter_problem,
         _parameter_remedy,
     ),

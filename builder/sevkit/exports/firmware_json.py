@@ -10,17 +10,13 @@ import json
 from sevkit.exports.subject import Subject
 
 FEATURES = {"sev": "amd-sev", "sev-es": "amd-sev-es", "sev-snp": "amd-sev-snp"}
-_FLASH_MODES = ("sev", "sev-es")
 
 
 def descriptor(subject: Subject) -> bytes:
     """The descriptor of the image's firmware for the mode of `subject`."""
-    path = str(subject.spec.firmware)
-    in_flash = subject.mode in _FLASH_MODES or (
-        subject.mode is None and subject.spec.firmware_is_flash
-    )
-    alike = _FLASH_MODES if in_flash else ("sev-snp",)
-    modes = [mode for mode in subject.manifest.possible_modes if mode in alike]
+    spec, path = subject.spec, str(subject.spec.firmware)
+    in_flash = spec.in_flash(subject.mode)
+    modes = [mode for mode in subject.manifest.possible_modes if spec.in_flash(mode) is in_flash]
     record = {
         "description": "; ".join(subject.notes()),
         "interface-types": ["uefi"],

@@ -54,10 +54,7 @@ def domain(subject: Subject) -> bytes:
 def _boot(boot: ElementTree.Element, subject: Subject) -> None:
     spec = subject.spec
     _text(boot, "type", "hvm", arch="x86_64", machine="q35")
-    in_flash = subject.mode in ("sev", "sev-es") or (
-        subject.mode is None and spec.firmware_is_flash
-    )
-    if spec.firmware is not None and in_flash:
+    if spec.firmware is not None and spec.in_flash(subject.mode):
         _text(boot, "loader", str(spec.firmware), readonly="yes", type="pflash", stateless="yes")
     elif spec.firmware is not None:
         _text(boot, "loader", str(spec.firmware), type="rom")

@@ -11,14 +11,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from sevkit.disk import write_whole
 from sevkit.errors import HostError, RecipeError
+from sevkit.firmware.ovmf import Mode
 from sevkit.guest.cpuid import cpuid
+from sevkit.image.requirements import VERSIONS, is_older
 
 Accelerator = Literal["sev-snp", "sev-es", "sev", "kvm", "tcg"]
 ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
@@ -26,12 +28,11 @@ ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
 QEMU_NAME = "qemu-system-x86_64"
 QEMU_PACKAGE = "qemu-system-x86"
 
-_SEV: dict[str, tuple[str, int, tuple[int, int]]] = {
-    "sev-snp": ("sev_snp", 4, (9, 1)),
-    "sev-es": ("sev_es", 3, (6, 0)),
-    "sev": ("sev", 1, (2, 12)),
-}
-"""Mode → parameter of kvm_amd, bit of CPUID 8000001f EAX, first QEMU that can launch it."""
+KVM_PARAMETERS: Mapping[str, str] = {"sev": "sev", "sev-es": "sev_es", "sev-snp": "sev_snp"}
+"""Mode → parameter of kvm_amd."""
+SEV_LEAF = 0x8000001F
+SEV_BITS: Mapping[Mode, int] = {"sev": 1, "sev-es": 3, "sev-snp": 4}
+"""Mode → bit of CPUID 8000001f EAX (AMD APM volume 3, E.4.17)."""
 
 # The assembled bytes of probe.S: its beginning, and the jump at the reset vector.
 _PROBE_SIZE = 0x400
@@ -134,7 +135,7 @@ def choose(
     the host can't do it.
     """
     passed_over: list[str] = []
-    if wanted in _SEV and wanted not in modes:
+    if wanted in VERSIONS and wanted not in modes:
         raise RecipeError(
             f"the image is not made for {wanted}",
             why=f"its manifest lists: {', '.join(modes) or 'no mode'}",
@@ -150,7 +151,7 @@ def choose(
         elif name in modes:
             problem = sev_problem(name, qemu, host, ask_cpu)
             if not problem:
-                bits = ask_cpu(0x8000001F)[1]
+                bits = ask_cpu(SEV_LEAF)[1]
                 return Launch(name, bits & 0x3F, bits >> 6 & 0x3F, tuple(passed_over))
         else:
             continue
@@ -163,11 +164,10 @@ def choose(
 
 
 def sev_problem(
-    mode: str, qemu: Qemu, host: Path, ask_cpu: Callable[[int], tuple[int, int, int, int]]
+    mode: Mode, qemu: Qemu, host: Path, ask_cpu: Callable[[int], tuple[int, int, int, int]]
 ) -> str:
     """Why `mode` can't be launched on this host; empty when it can."""
-    parameter, bit, least = _SEV[mode]
-    setting = host / "sys/module/kvm_amd/parameters" / parameter
+    setting = host / "sys/module/kvm_amd/parameters" / KVM_PARAMETERS[mode]
     try:
         enabled = setting.read_text().strip() in ("Y", "1")
     except OSError:
@@ -178,9 +178,10 @@ def sev_problem(
         if not os.access(host / device, os.R_OK | os.W_OK):
             there = (host / device).exists()
             return f"/{device} is {'not accessible to this user' if there else 'missing'}"
-    if qemu.version[:2] < least:
-        return f"QEMU {_dotted(qemu.version)} is older than {_dotted(least)}"
-    if not ask_cpu(0x80000000)[0] >= 0x8000001F or not ask_cpu(0x8000001F)[0] >> bit & 1:
+    least = VERSIONS[mode].qemu
+    if is_older(_dotted(qemu.version), least):
+        return f"QEMU {_dotted(qemu.version)} is older than {least}"
+    if not ask_cpu(0x80000000)[0] >= SEV_LEAF or not ask_cpu(SEV_LEAF)[0] >> SEV_BITS[mode] & 1:
         return "the CPU does not have it"
     return ""
 

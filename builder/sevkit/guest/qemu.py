@@ -21,6 +21,7 @@ ROOTFS_TAG = "rootfs"
 POLICIES: Mapping[str, int] = {"sev": 0x1, "sev-es": 0x5, "sev-snp": 0x30000}
 """No debugging; for SEV-ES its bit; for SNP SMT and the reserved bit (SEV, SNP ABI)."""
 
+_FLASH_IN: Mapping[str, bool] = {"sev": True, "sev-es": True, "sev-snp": False}
 _UNITS = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 1024}
 # Memory that SEV encrypts reaches devices through bounce buffers only; a device without the modern
 # interface can't say that it accepts them.
@@ -50,6 +51,10 @@ class GuestSpec:
     """What QEMU would put there if this were SEV: `sevkit.firmware.hash_table`; a multiple of 8."""
     disk: Path | None = None
     """An image that the guest reads as its first virtio disk."""
+
+    def in_flash(self, mode: str | None) -> bool:
+        """Whether the firmware is a flash in `mode`, or without SEV: SNP takes memory."""
+        return _FLASH_IN.get(mode or "", self.firmware_is_flash)
 
 
 def parse_memory(flag: str, text: str, *, least_mib: int) -> int:
@@ -132,7 +137,7 @@ def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
         argv = ["-machine", "q35,vmport=off", "-accel", launch.accelerator, "-cpu", cpu]
         if spec.firmware is None:
             return argv
-        argv += _firmware(spec.firmware, in_flash=spec.firmware_is_flash)
+        argv += _firmware(launch, spec, spec.firmware)
         return argv if spec.hashes_at is None else argv + in_memory(spec.hashes_at, spec.hashes)
     if spec.firmware is None:
         raise HostError(f"{launch.accelerator} needs firmware, and the image has none")
@@ -144,11 +149,11 @@ def _machine(launch: Launch, spec: GuestSpec) -> list[str]:
     machine = "q35,confidential-guest-support=sev0,vmport=off"
     machine += ",kernel_irqchip=split" if is_snp else ""
     argv = ["-object", guest, "-machine", machine, "-accel", "kvm", "-cpu", spec.cpu]
-    return argv + _firmware(spec.firmware, in_flash=not is_snp)
+    return argv + _firmware(launch, spec, spec.firmware)
 
 
-def _firmware(path: Path, *, in_flash: bool) -> list[str]:
-    if not in_flash:
+def _firmware(launch: Launch, spec: GuestSpec, path: Path) -> list[str]:
+    if not spec.in_flash(launch.accelerator):
         return ["-bios", str(path)]
     return ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(path)}"]
 

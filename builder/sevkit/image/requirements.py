@@ -55,10 +55,15 @@ GUEST_SYMBOLS: Mapping[Mode, Sequence[str]] = MappingProxyType(
 
 
 def kernel_problems(mode: Mode, version: str, config: str) -> list[str]:
-    """Why a kernel can't run in `mode`, a line each. `config` is the text of its .config."""
+    """Why a kernel can't run in `mode`, a line each. `config` is the text of its .config.
+
+    Raises `BuildError` for a `version` that is none.
+    """
+    if not _numbers(version):
+        raise BuildError(f"'{version}' is no version of a kernel")
     problems = []
     least = VERSIONS[mode].guest_kernel
-    if _ordered(version) < _ordered(least):
+    if is_older(version, least):
         problems.append(f"the kernel is {version}, and {mode} guests need {least}")
     problems += [
         f"the kernel was built without CONFIG_{symbol}"
@@ -68,11 +73,14 @@ def kernel_problems(mode: Mode, version: str, config: str) -> list[str]:
     return problems
 
 
-def _ordered(version: str) -> tuple[int, int]:
+def is_older(version: str, least: str) -> bool:
+    """Whether `version` comes before `least` by its first two numbers, as what has none does."""
+    return _numbers(version) < _numbers(least)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
     match = re.match(r"(\d+)\.(\d+)", version)
-    if match is None:
-        raise BuildError(f"'{version}' is no version of a kernel")
-    return int(match[1]), int(match[2])
+    return tuple(map(int, match.groups())) if match else ()
 
 
 # --- memory --------------------------------------------------------------------------------------
