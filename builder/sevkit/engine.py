@@ -11,20 +11,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sevkit.disk import FullDiskError, full_disk_explained
 from sevkit.errors import HostError, ImageError, SevkitError
 from sevkit.events import Listener, Notice, Outcome, TaskFinished, TaskProgress, TaskStarted
 from sevkit.sandbox import CancelledError, Processes, SandboxRunner, check_confinement, is_there
+from sevkit.sources.pins import Pin, SourceGoneError
 from sevkit.stage import BuildFunction, Plan, Stage, changes
 from sevkit.store.store import Store, lock_name
 from sevkit.toolchain import GROUP, tools_of
 
-if TYPE_CHECKING:
-    from sevkit.sources import Pin
-
-Fetch = Callable[["Pin", Path, Callable[[int, int | None, str], None]], None]
+Fetch = Callable[[Pin, Path, Callable[[int, int | None, str], None]], None]
 _WORKERS = 8
 _PROGRESS_EVERY = 0.1
 _OTHER_BYTES = {
@@ -52,7 +49,7 @@ class Task:
     reason: str
     after: frozenset[str]
     stage: Stage | None = None
-    pin: "Pin | None" = None
+    pin: Pin | None = None
 
 
 @dataclass
@@ -103,7 +100,7 @@ def find_fetches(plan: Plan, store: Store) -> Work:
     return work
 
 
-def _add_fetch(work: Work, plan: Plan, store: Store, pin: "Pin") -> str:
+def _add_fetch(work: Work, plan: Plan, store: Store, pin: Pin) -> str:
     """Have `pin` fetched unless it is there; the name of that task."""
     name = f"fetch {pin.name}"
     if any(other.name == pin.name and other != pin for other in plan.pins.values()):
@@ -176,8 +173,9 @@ class Engine:
     def run(self, work: Work) -> None:
         """Do all of `work`.
 
-        Raises the error of the task that failed first; with `keep_going` after everything that
-        does not depend on it was done. Raises `CancelledError` when interrupted.
+        Raises the error of the task that failed, or one for several: `SourceGoneError` where all
+        of them are that. With `keep_going` after everything that does not depend on them was done.
+        Raises `CancelledError` when interrupted.
         """
         self._store.sweep()
         if not work.tasks:
@@ -194,7 +192,7 @@ class Engine:
             _remove_damaged(self._plan, self._store)
         full = next((error for error in errors if isinstance(error, FullDiskError)), None)
         if errors:
-            raise full or SevkitError.of_several(errors, f"{len(errors)} tasks failed")
+            raise full or _as_one(errors)
 
     def cancel(self) -> None:
         """Stop the build from another thread: `run` raises `CancelledError` soon."""
@@ -274,7 +272,7 @@ class Engine:
         finally:
             self._listener(TaskFinished(task.name, outcome, time.monotonic() - started, log))
 
-    def _do_fetch(self, name: str, pin: "Pin") -> None:
+    def _do_fetch(self, name: str, pin: Pin) -> None:
         with self._store.lock(lock_name(pin.reference), self._waiting(name)):
             if self._store.has_blob(pin.reference):
                 return
@@ -360,6 +358,13 @@ class Engine:
                 self._listener(TaskProgress(task, done, total, unit, note))
 
         return report
+
+
+def _as_one(errors: Sequence[SevkitError]) -> SevkitError:
+    gone = [error for error in errors if isinstance(error, SourceGoneError)]
+    if len(gone) == len(errors):
+        return SourceGoneError(*sorted(name for error in gone for name in error.names))
+    return SevkitError.of_several(errors, f"{len(errors)} tasks failed")
 
 
 def _build_function(stage: Stage) -> BuildFunction:

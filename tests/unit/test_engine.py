@@ -14,10 +14,10 @@ import pytest
 
 from sevkit.canonical import sha256_of
 from sevkit.engine import Engine, Settings, Task, Work, find_fetches, find_work, why_stale
-from sevkit.errors import BuildError, HostError, ImageError, SevkitError
+from sevkit.errors import BuildError, HostError, ImageError, SevkitError, SourceError
 from sevkit.events import Event, Notice, TaskFinished, TaskStarted
 from sevkit.sandbox import CancelledError
-from sevkit.sources import Pin
+from sevkit.sources import Pin, SourceGoneError
 from sevkit.stage import Plan, Runner, Stage
 from sevkit.store.store import Store
 
@@ -248,6 +248,27 @@ def test_keep_going_builds_all_that_does_not_depend_on_the_failure(
         run(plan, store, tmp_path, keep_going=True)
     assert store.has(after_good.key)
     assert not store.has(last.key)
+
+
+def test_sources_that_are_gone_are_one_error_that_names_them_unless_more_is_wrong(
+    kind: types.ModuleType, store: Store, tmp_path: Path
+) -> None:
+    pins = [Pin(f"blob:{digit * 64}", f"{digit}.deb", None, {"kind": "deb"}) for digit in "abc"]
+    inputs = {pin.name: pin.reference for pin in pins}
+    plan = a_plan(a_stage("all", **inputs), pins=pins)
+    said: dict[str, SevkitError] = {pin.name: SourceGoneError(pin.name) for pin in pins}
+
+    def fetch(pin: Pin, path: Path, progress: object) -> None:
+        raise said[pin.name]
+
+    with pytest.raises(SourceGoneError) as caught:
+        run(plan, store, tmp_path, fetch=fetch, keep_going=True)
+    assert caught.value.names == ("a.deb", "b.deb", "c.deb")
+    assert caught.value.what == "a.deb, b.deb, c.deb have left the mirror"
+    said["b.deb"] = SourceError("b.deb could not be fetched")
+    with pytest.raises(SevkitError, match="3 tasks failed") as other:
+        run(plan, store, tmp_path, fetch=fetch, keep_going=True)
+    assert not isinstance(other.value, SourceGoneError)
 
 
 def test_a_failing_command_shows_the_line_that_matters_and_the_log(

@@ -7,7 +7,7 @@ among them: a remembered package that has left the mirror is looked up anew, onc
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from sevkit.project.lock import DamagedLockError, Lock, changes_of, config_key, 
 from sevkit.project.vendor import without_vendored
 from sevkit.recipe.file import files_of, load
 from sevkit.recipe.library import Library
-from sevkit.recipe.model import Recipe
+from sevkit.recipe.model import DebSource, DebSourcePackage, Recipe
 from sevkit.sandbox import Processes, SandboxRunner, check_confinement
 from sevkit.sources import (
     Apt,
@@ -307,23 +307,36 @@ class Project:
             return work()
 
     def _refuse_moved(self, recipe: Recipe, gone: SourceGoneError) -> None:
-        """Raise `SourceError` for a locked package that has left the mirror: what is there now."""
+        """Raise `SourceError` for locked packages that have left the mirror: what is there now."""
         lock = self.lock(recipe)
-        if lock is None or not lock.holds(gone.name):
+        locked = {name for name in gone.names if lock is not None and lock.holds(name)}
+        if lock is None or not locked:
             return
         newer: list[str] = []
-        with contextlib.suppress(SourceError):
-            for request in requests(recipe, self.toolchain).values():
-                if any(pin.name == gone.name for pin in lock.pins(request) or ()):
-                    package = gone.name.partition("_")[0]
-                    found = resolve(request, self.apt)
-                    newer = [pin.name for pin in found if pin.name.partition("_")[0] == package]
-        if gone.name in newer:  # which its lists still promise
+        own_versions: list[str] = []
+        flags: list[str] = []
+        for source, request in requests(recipe, self.toolchain).items():
+            names = locked & {pin.name for pin in lock.pins(request) or ()}
+            if not names:
+                continue
+            wanted = request
+            if isinstance(request, DebSource | DebSourcePackage) and request.version is not None:
+                own_versions.append(f"sources.{source}.version")
+                wanted = request.model_copy(update={"version": None})
+            else:
+                flags = ["--update"]
+            with contextlib.suppress(SourceError):
+                newer += _of_same_packages(names, resolve(wanted, self.apt))
+        if locked <= set(newer):  # which its lists still promise
             raise gone
+        mend = self.command("lock", recipe, *flags)
+        if own_versions:
+            mend = f"mend {' and '.join(own_versions)} of {recipe.name}, then {mend}"
+        has = "is locked and has" if len(locked) == 1 else "are locked and have"
         raise SourceError(
-            f"{gone.name} is locked and has left the mirror",
-            why=f"there is {', '.join(newer)}" if newer else "",
-            hint=self.command("lock", recipe, "--update"),
+            f"{', '.join(sorted(locked))} {has} left the mirror",
+            why=f"there is {', '.join(sorted(set(newer)))}" if newer else "",
+            hint=mend,
         ) from gone
 
     def fetch(self, recipe: Recipe, settings: Settings) -> int:
@@ -394,6 +407,12 @@ class Project:
     def observed(self) -> list[str]:
         """Every path that the plans made so far rest on, those that were not there included."""
         return [*map(str, self.library.observed), *map(str, self.memory.observed)]
+
+
+def _of_same_packages(names: Collection[str], pins: Sequence[Pin]) -> Sequence[str]:
+    """The files of `pins` that are of packages which the files called `names` are of."""
+    packages = {name.partition("_")[0] for name in names}
+    return [pin.name for pin in pins if pin.name.partition("_")[0] in packages]
 
 
 def _saying_the_suite(recipe: Recipe, name: str, request: Request) -> str | None:

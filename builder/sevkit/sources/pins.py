@@ -39,11 +39,15 @@ _SEVERAL_FILES = ("packages", "deb_src")
 
 
 class SourceGoneError(SourceError):
-    """A version that was looked up earlier has left the mirror; `name` is that of its file."""
+    """Versions that were looked up earlier have left the mirror; `names` are those of their files.
 
-    def __init__(self, name: str):
-        super().__init__(f"{name} has left the mirror")
-        self.name = name
+    At least one.
+    """
+
+    def __init__(self, *names: str):
+        has = "has" if len(names) == 1 else "have"
+        super().__init__(f"{', '.join(names)} {has} left the mirror")
+        self.names = names
 
 
 class NoSuiteError(SourceError):

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages that leave their mirror or are replaced there: what each verb makes of it."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from apt_mirror import AptMirror, apt_mirror
+
+from sevkit.plan import requests
+from sevkit.project.lock import Lock
+from sevkit.recipe.file import load
+from sevkit.recipe.library import Library
+from sevkit.recipe.model import DebSource
+from sevkit.sources import Pin
+
+Answer = subprocess.CompletedProcess[str]
+Sevkit = Callable[..., Answer]
+
+RECIPE = """\
+schema = 1
+name = "mini"
+version = "1.0.0"
+[sources]
+linux = { file = "../linux.tar" }
+agentx = { deb = "agentx", member = "usr/bin/agentx" }
+fw = { deb = "fw", member = "fw.bin" }
+[kernel]
+source = "linux"
+configs = ["mini"]
+cmdline = ["console=ttyS0"]
+[agent]
+source = "agentx"
+[initramfs]
+max_size = "14 MiB"
+debs = ["aa", "bb"]
+[firmware]
+source = "fw"
+[launch]
+modes = ["sev"]
+"""
+PACKAGES = ("aa", "agentx", "bb", "fw")
+
+
+class Mini:
+    """A project with one recipe, whose packages are on `mirror`, and a store of its own."""
+
+    def __init__(self, folder: Path, sevkit: Sevkit, mirror: AptMirror):
+        self.folder = folder / "project"
+        self.mirror = mirror
+        self._sevkit = sevkit
+        self._environment = {**mirror.environment, "SEVKIT_STORE": str(folder / "store")}
+        self.pins = folder / "store" / "pins"
+        for name, text in (
+            ("linux.tar", "no kernel"),
+            ("kernel-configs/mini.config", "# Why.\nCONFIG_PCI=y\n"),
+            ("recipes/mini.toml", RECIPE),
+        ):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text)
+
+    def edit(self, old: str, new: str, name: str = "recipes/mini.toml") -> None:
+        text = (self.folder / name).read_text()
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new))
+
+    def run(self, *words: str) -> Answer:
+        return self._sevkit("-C", self.folder, *words, env=self._environment)
+
+    def done(self, *words: str) -> str:
+        """What a command that must succeed says."""
+        answer = self.run(*words)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout + answer.stderr
+
+    def refused(self, *words: str, status: int = 1) -> str:
+        """What a command that must fail says."""
+        answer = self.run(*words)
+        assert answer.returncode == status, answer.stdout + answer.stderr
+        return answer.stderr
+
+    def lock(self) -> None:
+        """Lock what was looked up, without the kernel configuration that only a kernel has."""
+        recipe = load("mini", {}, Library.of(self.folder))
+        records = [json.loads(path.read_text()) for path in self.pins.iterdir()]
+        lock = Lock(self.folder / "recipes" / "mini.lock", "mini")
+        for name, request in requests(recipe).items():
+            package = request.deb if isinstance(request, DebSource) else "aa"
+            for record in records:
+                pins = [Pin(**row) for row in record["pins"]]
+                if package in [pin.origin["package"] for pin in pins]:
+                    lock = lock.with_pins(name, request, pins)
+        lock.write({})
+
+
+@pytest.fixture
+def mini(tmp_path: Path, sevkit: Sevkit) -> Iterator[Mini]:
+    with apt_mirror(tmp_path / "mirror") as mirror:
+        for package in PACKAGES:
+            mirror.add(package, "1")
+        yield Mini(tmp_path, sevkit, mirror)
+
+
+def test_remembered_packages_that_have_left_the_mirror_are_looked_up_anew(mini: Mini) -> None:
+    assert "to build" in mini.done("show", "mini")
+    for package in PACKAGES:
+        mini.mirror.move(package, "1", "2")
+    said = mini.done("fetch", "mini", "--ci")
+    assert "left the mirror; looking for what replaced" in said
+    assert "4 fetched" in said
+    assert "0 fetched" in mini.done("fetch", "mini", "--offline", "--ci")
+
+
+@pytest.mark.parametrize("gone", [("fw",), PACKAGES])
+def test_locked_packages_that_have_left_the_mirror_are_told_with_what_is_there_now(
+    gone: tuple[str, ...], mini: Mini
+) -> None:
+    mini.done("show", "mini")
+    mini.lock()
+    for package in gone:
+        mini.mirror.move(package, "1", "2")
+    said = mini.refused("fetch", "mini", "--ci", "-k")
+    for package in PACKAGES:
+        assert (f"{package}_2_amd64.deb" in said) == (package in gone)
+    assert "locked and " in said
+    assert "left the mirror" in said
+    assert said.rstrip().endswith("try: sevkit lock mini --update")
+    (mini.folder / "recipes" / "mini.lock").unlink()
+    assert f"{len(gone)} fetched" in mini.done("fetch", "mini", "--ci")
+
+
+def test_a_locked_version_of_the_recipes_own_is_told_with_what_to_mend(mini: Mini) -> None:
+    own = 'agentx = { deb = "agentx", version = "1"'
+    mini.edit('agentx = { deb = "agentx"', own)
+    mini.done("show", "mini")
+    mini.lock()
+    for package in ("agentx", "fw"):
+        mini.mirror.move(package, "1", "2")
+    both = mini.refused("fetch", "mini", "--ci", "-k")
+    assert "agentx_1_amd64.deb, fw_1_amd64.deb are locked and have left the mirror" in both
+    assert "there is agentx_2_amd64.deb, fw_2_amd64.deb" in both
+    mend = "try: mend sources.agentx.version of mini, then sevkit lock mini"
+    assert both.rstrip().endswith(f"{mend} --update")
+    mini.mirror.add("fw", "1")
+    said = mini.refused("fetch", "mini", "--ci")
+    assert "agentx_1_amd64.deb is locked and has left the mirror" in said
+    assert "there is agentx_2_amd64.deb" in said
+    assert said.rstrip().endswith(mend)
+    mini.edit(own, own.replace("1", "2"))
+    (mini.folder / "recipes" / "mini.lock").unlink()
+    mini.done("fetch", "mini", "--ci")
