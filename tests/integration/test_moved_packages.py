@@ -151,3 +151,36 @@ def test_a_locked_version_of_the_recipes_own_is_told_with_what_to_mend(mini: Min
     mini.edit(own, own.replace("1", "2"))
     (mini.folder / "recipes" / "mini.lock").unlink()
     mini.done("fetch", "mini", "--ci")
+
+
+@pytest.mark.parametrize("verb", [("update",), ("lock", "--update")])
+def test_a_new_look_up_that_fails_leaves_what_was_looked_up_before(
+    verb: tuple[str, ...], mini: Mini
+) -> None:
+    offline = ("show", "mini", "--offline")
+    mini.done("fetch", "mini", "--ci")
+    before = mini.done(*offline)
+    for package in ("aa", "agentx"):
+        mini.mirror.move(package, "1", "2")
+    mini.mirror.leave("fw", "1")
+    assert "there is no package fw" in mini.refused(*verb, "mini")
+    assert mini.done(*offline) == before
+    with mini.mirror.down():
+        mini.refused(*verb, "mini")
+        assert mini.done(*offline) == before
+    mini.mirror.add("fw", "2")
+    said = mini.done("update", "mini")
+    assert "agentx: agentx_1_amd64.deb is out" in said
+    assert "fw: fw_2_amd64.deb is in" in said
+    assert mini.done(*offline) != before
+
+
+def test_what_replaced_a_package_is_remembered_only_with_all_others(mini: Mini) -> None:
+    mini.done("show", "mini")
+    before = mini.done("show", "mini", "--offline")
+    mini.mirror.move("agentx", "1", "2")
+    mini.mirror.leave("fw", "1")
+    said = mini.refused("fetch", "mini", "--ci")
+    assert "looking for what replaced" in said
+    assert "there is no package fw" in said
+    assert mini.done("show", "mini", "--offline") == before

@@ -24,14 +24,13 @@ def memory(tmp_path: Path) -> PinMemory:
     return PinMemory(tmp_path / "pins")
 
 
-def test_what_was_remembered_is_recalled_until_it_is_forgotten(memory: PinMemory) -> None:
+def test_what_was_remembered_is_recalled_until_something_else_is(memory: PinMemory) -> None:
     assert memory.recall(REQUEST) is None
     memory.remember(GROUP, [PIN, PIN])
     assert memory.recall(GROUP) == [PIN, PIN]
     assert PinMemory(memory.folder).recall(GROUP) == [PIN, PIN]
-    memory.forget(GROUP)
-    memory.forget(GROUP)
-    assert memory.recall(GROUP) is None
+    memory.remember(GROUP, [PIN])
+    assert memory.recall(GROUP) == [PIN]
 
 
 def test_in_a_shared_folder_everybody_can_read_it_whatever_the_umask(memory: PinMemory) -> None:

@@ -46,6 +46,9 @@ from sevkit.toolchain import GROUP, HOST, Toolchain
 
 T = TypeVar("T")
 
+Known = Callable[[str, Request], Sequence[Pin] | None]
+"""Says what a request, under its name, resolves to; None where it does not know."""
+
 
 @dataclass
 class Project:
@@ -103,17 +106,30 @@ class Project:
         `RecipeError` then for what is not in the lock, and `SourceError` for what would have to be
         looked up `offline`.
         """
+        stated = partial(self.stated_pins, self.lock(recipe))
+        return self._resolved(recipe, stated, self._recalled)
+
+    def _resolved(self, recipe: Recipe, *known: Known) -> Pins:
+        """What the sources of `recipe` are by the first of `known` that says it, else looked up.
+
+        What was looked up takes the place of what is remembered once all of it was found: after a
+        failure a build offline still goes on from there.
+        """
         found: dict[str, Sequence[Pin]] = {}
-        lock = self.lock(recipe)
+        looked_up: list[tuple[Request, Sequence[Pin]]] = []
         for name, request in requests(recipe, self.toolchain).items():
-            pins = self.stated_pins(lock, name, request)
-            if pins is None:
-                pins = self.memory.recall(request)
+            answers = (ask(name, request) for ask in known)
+            pins = next((pins for pins in answers if pins is not None), None)
             if pins is None:
                 pins = self._look_up(recipe, name, request)
-                self.memory.remember(request, pins)
+                looked_up.append((request, pins))
             found[name] = pins
+        for request, pins in looked_up:
+            self.memory.remember(request, pins)
         return found
+
+    def _recalled(self, _name: str, request: Request) -> Sequence[Pin] | None:
+        return self.memory.recall(request)
 
     def stated_pins(self, lock: Lock | None, name: str, request: Request) -> Sequence[Pin] | None:
         """What `request` resolves to by its own words, else by the lock; None otherwise.
@@ -184,20 +200,12 @@ class Project:
         return self._with_newer(recipe, lambda: self._write_lock(recipe, settings, update=update))
 
     def _write_lock(self, recipe: Recipe, settings: Settings, *, update: bool) -> list[str]:
-        if update:
-            self.forget_pins(recipe)
         old = self._lock_to_change(recipe, update=update)
+        known = () if update else (partial(_locked, old), self._recalled)
+        pins = self._resolved(recipe, _own, *known)
         lock = old
-        pins: dict[str, Sequence[Pin]] = {}
         for name, request in requests(recipe, self.toolchain).items():
-            found = self_pinned(request)
-            if found is None and not update:
-                found = old.pins(request) or self.memory.recall(request)
-            if found is None:
-                found = self._look_up(recipe, name, request)
-            self.memory.remember(request, found)
-            pins[name] = found
-            lock = lock.with_pins(name, request, found)
+            lock = lock.with_pins(name, request, pins[name])
         plan = make_plan(recipe, self.library, pins, self.toolchain)
         questions_plan = make_kconfig_plan(recipe, self.library, pins, self.toolchain)
         self._make_ready(questions_plan, settings)
@@ -232,11 +240,6 @@ class Project:
             self.listener(Notice(f"{error.what}: it is written anew"))
         return lock or Lock(self.folder / "recipes" / f"{recipe.name}.lock", recipe.name)
 
-    def forget_pins(self, recipe: Recipe) -> None:
-        """Have the sources of `recipe` looked up again."""
-        for request in requests(recipe, self.toolchain).values():
-            self.memory.forget(request)
-
     def update(self, recipe: Recipe) -> list[str]:
         """Look up the sources of `recipe` again; what changed, a line each, if anything did.
 
@@ -248,8 +251,8 @@ class Project:
                 hint=self.command("lock", recipe, "--update"),
             )
         before = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
-        self.forget_pins(recipe)
-        after = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
+        anew = self._resolved(recipe, _own)
+        after = {pin.name: name for name, pins in anew.items() for pin in pins}
         lines = [f"{before[name]}: {name} is out" for name in sorted(before.keys() - after.keys())]
         lines += [f"{after[name]}: {name} is in" for name in sorted(after.keys() - before.keys())]
         return lines
@@ -303,7 +306,8 @@ class Project:
         except SourceGoneError as gone:
             self._refuse_moved(recipe, gone)
             self.listener(Notice(f"{gone.what}; looking for what replaced it"))
-            self.forget_pins(recipe)
+            lock = self.lock(recipe)
+            self._resolved(recipe, _own, *([partial(_locked, lock)] if lock is not None else []))
             return work()
 
     def _refuse_moved(self, recipe: Recipe, gone: SourceGoneError) -> None:
@@ -407,6 +411,14 @@ class Project:
     def observed(self) -> list[str]:
         """Every path that the plans made so far rest on, those that were not there included."""
         return [*map(str, self.library.observed), *map(str, self.memory.observed)]
+
+
+def _own(_name: str, request: Request) -> Sequence[Pin] | None:
+    return self_pinned(request)
+
+
+def _locked(lock: Lock, _name: str, request: Request) -> Sequence[Pin] | None:
+    return lock.pins(request)
 
 
 def _of_same_packages(names: Collection[str], pins: Sequence[Pin]) -> Sequence[str]:

@@ -166,10 +166,6 @@ class PinMemory:
             widen(draft, 0o664)
         draft.replace(path)
 
-    def forget(self, request: Request) -> None:
-        """Have `request` looked up again."""
-        self._path(request).unlink(missing_ok=True)
-
     def _path(self, request: Request) -> Path:
         text = json.dumps(described(request), sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
