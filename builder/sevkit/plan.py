@@ -5,6 +5,7 @@ Planning reads the project's files and asks host tools for their versions; it ne
 network and writes nothing.
 """
 
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,12 +14,12 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from sevkit.canonical import Json, sha256_of
+from sevkit.canonical import Json, canonical_json, sha256_of
 from sevkit.errors import BuildError, RecipeError
 from sevkit.recipe.library import Library
 from sevkit.recipe.model import FileSource, Recipe, Source
 from sevkit.sandbox import ENVIRONMENT
-from sevkit.sources.pins import DebGroup, Pin, without_credentials
+from sevkit.sources.pins import DebGroup, Pin, described, without_credentials
 from sevkit.stage import Local, Plan, PlanFunction, Stage
 from sevkit.stages.agent import plan_agent
 from sevkit.stages.edk2 import plan_edk2
@@ -60,6 +61,37 @@ def requests(recipe: Recipe, toolchain: Toolchain = HOST) -> dict[str, Source | 
     return wanted
 
 
+def places_of(recipe: Recipe, name: str, request: Source | DebGroup) -> tuple[str, str | None]:
+    """What names the packages of the request called `name`, and what their Debian release.
+
+    The second is None where nothing does.
+    """
+    suite = getattr(request, "suite", None)
+    if name == f"debs:{GROUP}":
+        return (f"--toolchain=debian:{suite}",) * 2
+    kind, _, group = name.partition(":")
+    packages = f"{group}.{kind}" if group else f"sources.{name}"
+    release = "initramfs.suite" if group else f"sources.{name}.suite"
+    return f"{packages} of {recipe.name}", f"{release} of {recipe.name}" if suite else None
+
+
+def unasked(name: str, request: Source | DebGroup) -> Sequence[Pin]:
+    """Stand-ins for the files of a request that nobody has resolved: what it asks for, hashed."""
+    text = canonical_json(described(request))
+    reference = f"blob:{hashlib.sha256(text.encode()).hexdigest()}"
+    if isinstance(request, DebGroup):
+        origins = [{"package": package, "version": "unpinned"} for package in request.packages]
+        return [Pin(reference, origin["package"], None, origin) for origin in origins]
+    return [Pin(reference, name, None, {})]
+
+
+def kconfig_requests(recipe: Recipe, toolchain: Toolchain = HOST) -> dict[str, Source | DebGroup]:
+    """Those of `requests` that `make_kconfig_plan` needs."""
+    needed = (recipe.kernel.source, f"debs:{GROUP}")
+    wanted = requests(recipe, toolchain)
+    return {name: wanted[name] for name in needed if name in wanted}
+
+
 def stage_functions(recipe: Recipe) -> Iterator[PlanFunction]:
     """The plan functions that apply to `recipe`, every stage after those it needs."""
     if recipe.initramfs.debs:
@@ -94,7 +126,10 @@ def make_plan(
 def make_kconfig_plan(
     recipe: Recipe, library: Library, pins: Pins, toolchain: Toolchain = HOST
 ) -> Plan:
-    """The stage, last of the plan, that answers questions about the kernel's configuration."""
+    """The stage, last of the plan, that answers questions about the kernel's configuration.
+
+    Takes the `pins` of `kconfig_requests`, or more.
+    """
     return _planned(recipe, library, pins, toolchain, iter([plan_kconfig_tree]))
 
 

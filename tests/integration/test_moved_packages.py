@@ -184,3 +184,60 @@ def test_what_replaced_a_package_is_remembered_only_with_all_others(mini: Mini) 
     assert "looking for what replaced" in said
     assert "there is no package fw" in said
     assert mini.done("show", "mini", "--offline") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("recipes/mini.toml", ', member = "fw.bin"', "", "a package is no firmware image"),
+        ("kernel-configs/mini.config", "CONFIG_PCI=y", "nonsense", "mini.config:2"),
+    ],
+)
+def test_a_recipe_that_no_plan_can_be_made_of_is_not_correct(
+    name: str, old: str, new: str, words: str, mini: Mini
+) -> None:
+    check = ("check", "--no-kernel", "mini")
+    with mini.mirror.down():
+        assert mini.done(*check) == "mini: correct\n"
+        assert not mini.pins.exists()
+        mini.edit(old, new, name)
+        assert words in mini.refused(*check, status=2)
+    assert words in mini.refused("build", "-n", "mini", status=2)
+
+
+def test_a_check_reads_the_lock(mini: Mini) -> None:
+    check = ("check", "--no-kernel", "mini")
+    mini.done("show", "mini")
+    mini.lock()
+    with mini.mirror.down():
+        assert mini.done(*check) == "mini: correct\n"
+        mini.edit('"aa", "bb"', '"aa"')
+        said = mini.done(*check)
+        assert "debs:initramfs is not in mini.lock" in said
+        assert "debs:initramfs is not locked as" in mini.refused(*check, "--locked", status=2)
+        mini.edit('"schema": 1', '"schema": 0', "recipes/mini.lock")
+        assert "mini.lock can't be used" in mini.refused(*check, status=2)
+
+
+def test_a_package_that_is_not_there_is_told_with_the_place_that_names_it(mini: Mini) -> None:
+    mini.mirror.leave("fw", "1")
+    told = "sources.fw of mini: there is no package fw in bookworm"
+    assert told in mini.refused("show", "mini")
+    mini.edit('deb = "fw"', 'deb = "aa"')
+    mini.mirror.leave("bb", "1")
+    told = "initramfs.debs of mini: there is no package bb in bookworm"
+    assert told in mini.refused("show", "mini")
+
+
+def test_questions_about_the_kernel_look_up_the_kernel_alone(mini: Mini) -> None:
+    mini.mirror.add("linux-source", "1", {"linux.tar": b"no kernel"})
+    file = '{ file = "../linux.tar" }'
+    mini.edit(file, '{ deb = "linux-source", member = "linux.tar" }')
+    mini.mirror.leave("fw", "1")
+    for verb in (("kconfig", "why", "PCI", "mini"), ("check", "mini")):
+        said = mini.refused(*verb)
+        assert "can't be read as an archive" in said
+        assert "fw" not in said
+    [pins] = mini.pins.iterdir()
+    assert "linux-source" in pins.read_text()
+    assert "sources.fw of mini" in mini.refused("show", "mini")

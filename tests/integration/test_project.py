@@ -162,7 +162,8 @@ def test_offline_is_offline_for_every_verb_that_fetches(
 
 def test_verbs_that_only_plan_can_be_told_to_ask_nobody(project: Project) -> None:
     agent, fw = project.write("agent", AGENT), project.write("files/fw", FIRMWARE)
-    project.recipe(linux='{ deb = "linux-source-6.12" }', agent=agent, fw=fw)
+    linux = '{ deb = "linux-source-6.12", member = "linux.tar" }'
+    project.recipe(linux=linux, agent=agent, fw=fw)
     for verb in (("show", "own"), ("check", "own"), ("kconfig", "why", "PCI", "own")):
         refused = project.run(*verb, "--offline")
         assert refused.returncode == 1

@@ -155,7 +155,12 @@ def list_(place: Place, as_json: bool) -> None:
 def check(
     place: Place, /, words: tuple[str, ...], kernel: bool, as_json: bool, **flags: Any
 ) -> None:
-    """Check recipes, their kernel configuration and their lock, without building."""
+    """Check recipes, the files that they name, their kernel configuration and their lock.
+
+    Nothing is built, and only the kernel's source is looked up and fetched; with --no-kernel
+    nothing is. Whether packages, locked ones too, can still be had, and hold what the recipe takes
+    from them, only `fetch` and `build` tell.
+    """
     targets, overrides = split_words(words)
     options = BuildOptions(**flags)
     rows = []
@@ -163,8 +168,7 @@ def check(
         for name in targets or ["sev-guest"]:
             recipe = project.recipe(name, overrides)
             absent: list[str] = []
-            if project.locked:
-                project.plan(recipe)
+            project.plan_without_asking(recipe)
             if kernel:
                 with project.kernel_questions(recipe, options.settings(place)) as questions:
                     absent = questions.check()

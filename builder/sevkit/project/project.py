@@ -19,7 +19,16 @@ from sevkit.errors import RecipeError, SourceError
 from sevkit.events import Listener, Notice
 from sevkit.image.output import image_dir, point_latest, publish
 from sevkit.kconfig import version_of
-from sevkit.plan import Pins, kernel_config, make_kconfig_plan, make_plan, requests
+from sevkit.plan import (
+    Pins,
+    kconfig_requests,
+    kernel_config,
+    make_kconfig_plan,
+    make_plan,
+    places_of,
+    requests,
+    unasked,
+)
 from sevkit.project.kernel_questions import KernelQuestions
 from sevkit.project.lock import DamagedLockError, Lock, changes_of, config_key, read_lock
 from sevkit.project.vendor import without_vendored
@@ -29,7 +38,6 @@ from sevkit.recipe.model import DebSource, DebSourcePackage, Recipe
 from sevkit.sandbox import Processes, SandboxRunner, check_confinement
 from sevkit.sources import (
     Apt,
-    DebGroup,
     NoSuiteError,
     Pin,
     PinMemory,
@@ -45,6 +53,8 @@ from sevkit.store.store import Store
 from sevkit.toolchain import GROUP, HOST, Toolchain
 
 T = TypeVar("T")
+
+Requests = Mapping[str, Request]
 
 Known = Callable[[str, Request], Sequence[Pin] | None]
 """Says what a request, under its name, resolves to; None where it does not know."""
@@ -106,18 +116,21 @@ class Project:
         `RecipeError` then for what is not in the lock, and `SourceError` for what would have to be
         looked up `offline`.
         """
-        stated = partial(self.stated_pins, self.lock(recipe))
-        return self._resolved(recipe, stated, self._recalled)
+        return self._pins(recipe, requests(recipe, self.toolchain))
 
-    def _resolved(self, recipe: Recipe, *known: Known) -> Pins:
-        """What the sources of `recipe` are by the first of `known` that says it, else looked up.
+    def _pins(self, recipe: Recipe, wanted: Requests) -> Pins:
+        stated = partial(self.stated_pins, self.lock(recipe))
+        return self._resolved(recipe, wanted, stated, self._recalled)
+
+    def _resolved(self, recipe: Recipe, wanted: Requests, *known: Known) -> Pins:
+        """What each of `wanted` is by the first of `known` that says it, else looked up.
 
         What was looked up takes the place of what is remembered once all of it was found: after a
         failure a build offline still goes on from there.
         """
         found: dict[str, Sequence[Pin]] = {}
         looked_up: list[tuple[Request, Sequence[Pin]]] = []
-        for name, request in requests(recipe, self.toolchain).items():
+        for name, request in wanted.items():
             answers = (ask(name, request) for ask in known)
             pins = next((pins for pins in answers if pins is not None), None)
             if pins is None:
@@ -153,11 +166,12 @@ class Project:
         self.listener(Notice(f"looking up {name}"))
         try:
             return resolve(request, self.apt)
-        except NoSuiteError as error:
-            said = _saying_the_suite(recipe, name, request)
-            if said is None:
-                raise
-            raise RecipeError(error.what, why=error.why, hint=f"mend {said}") from error
+        except SourceError as error:
+            packages, suite = places_of(recipe, name, request)
+            if isinstance(error, NoSuiteError) and suite is not None:
+                raise RecipeError(error.what, why=error.why, hint=f"mend {suite}") from error
+            what = f"{packages}: {error.what}"
+            raise SourceError(what, why=error.why, hint=error.hint) from error
 
     def lock(self, recipe: Recipe) -> Lock | None:
         """The lock of `recipe`; None without one. Raises `RecipeError` where there must be one."""
@@ -197,14 +211,17 @@ class Project:
         What is locked already stays, unless `update`: then everything is looked up anew, and a lock
         that is damaged is written anew too. Raises `RecipeError` for one otherwise.
         """
-        return self._with_newer(recipe, lambda: self._write_lock(recipe, settings, update=update))
+        wanted = requests(recipe, self.toolchain)
+        write = partial(self._write_lock, recipe, settings, update=update)
+        return self._with_newer(recipe, wanted, write)
 
     def _write_lock(self, recipe: Recipe, settings: Settings, *, update: bool) -> list[str]:
         old = self._lock_to_change(recipe, update=update)
+        wanted = requests(recipe, self.toolchain)
         known = () if update else (partial(_locked, old), self._recalled)
-        pins = self._resolved(recipe, _own, *known)
+        pins = self._resolved(recipe, wanted, _own, *known)
         lock = old
-        for name, request in requests(recipe, self.toolchain).items():
+        for name, request in wanted.items():
             lock = lock.with_pins(name, request, pins[name])
         plan = make_plan(recipe, self.library, pins, self.toolchain)
         questions_plan = make_kconfig_plan(recipe, self.library, pins, self.toolchain)
@@ -251,7 +268,7 @@ class Project:
                 hint=self.command("lock", recipe, "--update"),
             )
         before = {pin.name: name for name, pins in self.pins(recipe).items() for pin in pins}
-        anew = self._resolved(recipe, _own)
+        anew = self._resolved(recipe, requests(recipe, self.toolchain), _own)
         after = {pin.name: name for name, pins in anew.items() for pin in pins}
         lines = [f"{before[name]}: {name} is out" for name in sorted(before.keys() - after.keys())]
         lines += [f"{after[name]}: {name} is in" for name in sorted(after.keys() - before.keys())]
@@ -264,9 +281,29 @@ class Project:
             recipe, self.library, pins, self.toolchain, partial(self.locked_config, lock)
         )
 
+    def plan_without_asking(self, recipe: Recipe) -> tuple[Plan, Pins]:
+        """The plan by what recipe and lock say of the sources, and the pins that they say.
+
+        Stand-ins are planned with for the others: nothing is looked up, and what was earlier does
+        not count. Raises `RecipeError` for what is not locked, where the project must be.
+        """
+        lock = self.lock(recipe)
+        stated: dict[str, Sequence[Pin]] = {}
+        stand_ins: dict[str, Sequence[Pin]] = {}
+        for name, request in requests(recipe, self.toolchain).items():
+            pins = self.stated_pins(lock, name, request)
+            if pins is None:
+                stand_ins[name] = unasked(name, request)
+            else:
+                stated[name] = pins
+        locked_config = partial(self.locked_config, lock)
+        pins_of_all = {**stated, **stand_ins}
+        return make_plan(recipe, self.library, pins_of_all, self.toolchain, locked_config), stated
+
     def kconfig_plan(self, recipe: Recipe) -> Plan:
         """The plan of the small tree that answers questions about the kernel configuration."""
-        return make_kconfig_plan(recipe, self.library, self.pins(recipe), self.toolchain)
+        pins = self._pins(recipe, kconfig_requests(recipe, self.toolchain))
+        return make_kconfig_plan(recipe, self.library, pins, self.toolchain)
 
     def build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         """Build `targets` of `recipe`; for the target ``image`` also publish it in `output`.
@@ -274,7 +311,8 @@ class Project:
         A package that was looked up earlier and has left the mirror is looked up anew, once.
         """
         with full_disk_explained(self.store_root, self.output):
-            return self._with_newer(recipe, lambda: self._build(recipe, targets, settings))
+            wanted = requests(recipe, self.toolchain)
+            return self._with_newer(recipe, wanted, partial(self._build, recipe, targets, settings))
 
     def _build(self, recipe: Recipe, targets: Sequence[str], settings: Settings) -> "Built":
         plan = self.plan(recipe)
@@ -299,15 +337,16 @@ class Project:
         for reference in plan.pins:
             self.store.has_blob(reference)
 
-    def _with_newer(self, recipe: Recipe, work: Callable[[], T]) -> T:
-        """Do `work`, and once more with newer versions where remembered ones are no more."""
+    def _with_newer(self, recipe: Recipe, wanted: Requests, work: Callable[[], T]) -> T:
+        """Do `work`, and once more with newer versions of all `wanted` where some are no more."""
         try:
             return work()
         except SourceGoneError as gone:
             self._refuse_moved(recipe, gone)
             self.listener(Notice(f"{gone.what}; looking for what replaced it"))
             lock = self.lock(recipe)
-            self._resolved(recipe, _own, *([partial(_locked, lock)] if lock is not None else []))
+            locked = [partial(_locked, lock)] if lock is not None else []
+            self._resolved(recipe, wanted, _own, *locked)
             return work()
 
     def _refuse_moved(self, recipe: Recipe, gone: SourceGoneError) -> None:
@@ -351,7 +390,7 @@ class Project:
             return len(self.run(plan, find_fetches(plan, self.store), settings).tasks)
 
         with full_disk_explained(self.store_root, self.output):
-            return self._with_newer(recipe, bring)
+            return self._with_newer(recipe, requests(recipe, self.toolchain), bring)
 
     def run(self, plan: Plan, work: Work, settings: Settings) -> Work:
         """Do `work` and return it; files of a vendored folder are not fetched again."""
@@ -371,7 +410,7 @@ class Project:
             self._make_ready(plan, settings)
             return plan
 
-        plan = self._with_newer(recipe, ready)
+        plan = self._with_newer(recipe, kconfig_requests(recipe, self.toolchain), ready)
         with self._questions(recipe, plan, settings) as questions:
             yield questions
 
@@ -425,17 +464,6 @@ def _of_same_packages(names: Collection[str], pins: Sequence[Pin]) -> Sequence[s
     """The files of `pins` that are of packages which the files called `names` are of."""
     packages = {name.partition("_")[0] for name in names}
     return [pin.name for pin in pins if pin.name.partition("_")[0] in packages]
-
-
-def _saying_the_suite(recipe: Recipe, name: str, request: Request) -> str | None:
-    """What names the Debian release that `request` asks for; None where it names none."""
-    suite = getattr(request, "suite", None)
-    if suite is None:
-        return None
-    if name == f"debs:{GROUP}":
-        return f"--toolchain=debian:{suite}"
-    where = "initramfs" if isinstance(request, DebGroup) else f"sources.{name}"
-    return f"{where}.suite of {recipe.name}"
 
 
 def _refuse_to_fetch(pin: Pin, _destination: Path, _progress: Progress, hint: str) -> None:
