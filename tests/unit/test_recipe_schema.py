@@ -24,6 +24,7 @@ BEYOND_A_SCHEMA = (
     "the initramfs is the root",
     "kernel.cmdline[0]: ",
     "bytes, the kernel takes",
+    "not all of it is print",
     "agent.",
     "agent: ",
     "no level of",

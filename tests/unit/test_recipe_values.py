@@ -70,6 +70,11 @@ BAD = [
     ('sources.x = { git = "https://a", commit = "main" }', 'sources.x.commit: "main" is not 40'),
     (f'sources.x = {{ url = "https://a/\\u0000", sha256 = "{SHA}" }}', "is not an address"),
     (f'sources.x = {{ url = "https://a/\\u001b[2J", sha256 = "{SHA}" }}', "is not an address that"),
+    (f'sources.x = {{ url = "https://a/\\u200b", sha256 = "{SHA}" }}', "not all of it is print"),
+    (
+        f'sources.x = {{ git = "https://a/\\u200b", commit = "{COMMIT}" }}',
+        'sources.x.git: "https://a/\\u200b" is not an address, for not all of it is printable',
+    ),
     (f'sources.x = {{ url = "https://a/ b", sha256 = "{SHA}" }}', "is not an address that starts"),
     (f'sources.x = {{ git = "https://a/\\u0000", commit = "{COMMIT}" }}', "is not an address that"),
     (f'sources.x = {{ git = "ssh://a/\\u007f", commit = "{COMMIT}" }}', "is not an address"),

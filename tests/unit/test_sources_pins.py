@@ -4,6 +4,7 @@
 import json
 import os
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from sevkit.recipe.model import DebSource, FileSource, GitSource, UrlSource
 from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve, self_pinned
-from sevkit.sources.pins import without_credentials
+from sevkit.sources.pins import described, read_pins, without_credentials
 
 ORIGIN = {"kind": "deb", "package": "crun", "version": "1.8", "path": "pool/main/c/crun/x.deb"}
 PIN = Pin("blob:" + "ab" * 32, "crun_1.8_amd64.deb", 289288, ORIGIN)
@@ -130,6 +131,14 @@ def test_a_request_that_pins_itself_asks_nobody_and_is_not_remembered(
     assert not memory.folder.exists()
     memory.remember(REQUEST, [PIN])
     assert memory.folder.exists()
+
+
+@pytest.mark.parametrize("end", ["", "/", "/.", "/..", "/x/../", "/file", "/?a=/b"])
+def test_whatever_an_address_ends_in_its_pin_can_be_read_back(end: str) -> None:
+    request = UrlSource(url=(f"https://a.example{end}",), sha256="0" * 64)
+    pins = self_pinned(request)
+    assert pins is not None
+    assert read_pins([asdict(pin) for pin in pins], described(request)) == pins
 
 
 def test_every_path_that_was_looked_at_is_observed(memory: PinMemory) -> None:

@@ -108,6 +108,12 @@ def _member(value: str) -> str:
     return plain
 
 
+def _address(value: str) -> str:
+    if not value.isprintable():  # more than a pattern says: U+200B, say, which nobody sees
+        raise ValueError("is not an address, for not all of it is printable")
+    return value
+
+
 def _guest_features(value: int) -> int:
     if problem := features_problem(value):
         raise ValueError(f"{problem}: 1, or 33 with DebugSwap")
@@ -144,8 +150,8 @@ Version = Annotated[str, Field(pattern=_VERSION)]
 Package = Annotated[str, Field(pattern=_PACKAGE)]
 DebVersion = Annotated[str, Field(pattern=_DEB_VERSION)]
 Suite = Annotated[str, Field(pattern=_SUITE)]
-Url = Annotated[str, Field(pattern=_URL)]
-GitUrl = Annotated[str, Field(pattern=_GIT_URL)]
+Url = Annotated[str, Field(pattern=_URL), AfterValidator(_address)]
+GitUrl = Annotated[str, Field(pattern=_GIT_URL), AfterValidator(_address)]
 Commit = Annotated[str, Field(pattern=_COMMIT)]
 FileName = Annotated[str, Field(pattern=_FILE_NAME)]
 PlatformFile = Annotated[str, Field(pattern=_PLATFORM)]

@@ -98,7 +98,9 @@ def without_credentials(origin: Mapping[str, str]) -> dict[str, str]:
 
 def url_pin(source: UrlSource) -> Pin:
     """The pin of a file by URL: the recipe has its digest."""
-    name = source.url[0].partition("?")[0].rstrip("/").rpartition("/")[2] or "download"
+    name = source.url[0].partition("?")[0].rstrip("/").rpartition("/")[2]
+    if name in ("", ".", ".."):
+        name = "download"
     origin = {"kind": "url", "url": "\n".join(source.url)}
     return Pin(f"blob:{source.sha256}", name, None, origin)
 
