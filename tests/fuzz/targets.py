@@ -38,7 +38,7 @@ from sevkit.oci.config import Accounts, runtime_config
 from sevkit.oci.image import find_image
 from sevkit.patches import read_series
 from sevkit.plan import make_plan, requests
-from sevkit.project.lock import Lock, read_lock
+from sevkit.project.lock import Choice, Lock, read_lock
 from sevkit.recipe.template import Templates
 from sevkit.recipe.toml_lines import key_lines
 from sevkit.rootfs.copyright import read_copyright, spdx
@@ -575,7 +575,8 @@ def _lock_seed() -> bytes:
     for name, request in requests(recipe, _TOOLCHAIN).items():
         packages = ("binutils", "gcc", "gzip") if isinstance(request, DebGroup) else (name,)
         lock = lock.with_pins(name, request, [_pin(package) for package in packages])
-    lock = lock.with_config("d" * 64, "6.12", b"CONFIG_64BIT=y\n", "debian:trixie", {"a": "b"})
+    choice = Choice("debian:trixie", {"a": "b"})
+    lock = lock.with_config("d" * 64, "6.12", b"CONFIG_64BIT=y\n", choice)
     return lock.text().encode()
 
 

@@ -17,7 +17,7 @@ from sevkit.errors import RecipeError
 from sevkit.events import Event
 from sevkit.plan import make_plan, requests
 from sevkit.project.cache_key import Inputs, inputs_of, key_of
-from sevkit.project.lock import Lock, config_key
+from sevkit.project.lock import Choice, Lock, config_key
 from sevkit.project.project import Project
 from sevkit.sources import Pin
 from sevkit.toolchain import HOST, Toolchain
@@ -190,14 +190,16 @@ def test_what_is_locked_counts_by_its_digest_and_what_is_not_is_refused_when_ask
             inputs(locked=True)
         assert key_of(inputs()) != unlocked
         plan = make_plan(recipe, project.library, lockable_pins(wanted))
-        lock = lock.with_config(config_key(plan.stage("kernel")), "6.12", CONFIG, "host", {})
+        lock = lock.with_config(
+            config_key(plan.stage("kernel")), "6.12", CONFIG, Choice("host", {})
+        )
         lock.write({config.name: CONFIG})
         rows = inputs(locked=True)
         assert {kind for kind, _ in rows} == {"file", "source", "stage", "tool", "variable"}
         assert key_of(rows) == key_of(inputs()) != unlocked
         named = [what for _, what in rows if config.name in what]
         assert named == [f"recipes/{config.name} blob:{hashlib.sha256(CONFIG).hexdigest()}"]
-        more = lock.with_config("d" * 64, "6.12", b"other", "debian:trixie", {})
+        more = lock.with_config("d" * 64, "6.12", b"other", Choice("debian:trixie", {}))
         more.write({more.configs["d" * 64].file: b"other"})
         assert key_of(inputs()) == key_of(rows)
         other = next(iter(lockable_pins({"x": 1, "linux": 2}).values()))

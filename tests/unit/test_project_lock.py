@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sevkit.canonical import Json
 from sevkit.errors import RecipeError
-from sevkit.project.lock import Lock, changes_of, config_key, read_lock
+from sevkit.project.lock import Choice, Lock, changes_of, config_key, read_lock
 from sevkit.project.project import Project
 from sevkit.recipe.model import DebSource, GitSource, UrlSource
 from sevkit.sources import DebGroup, Pin, Request
@@ -43,7 +43,7 @@ def lock(tmp_path: Path) -> Lock:
         .with_pins("linux", LINUX, [pin("linux")])
         .with_pins("debs:initramfs", GROUP, [pin("libc6", "b"), pin("crun")])
         .with_pins("archive", URL, [url])
-        .with_config("d" * 64, "6.12", CONFIG, "host", PACKED)
+        .with_config("d" * 64, "6.12", CONFIG, Choice("host", PACKED))
     )
 
 
@@ -81,7 +81,7 @@ def test_what_is_locked_is_still_fetched_with_the_recipes_credentials(
 
 
 def test_the_order_of_locking_changes_nothing(lock: Lock, tmp_path: Path) -> None:
-    again = Lock(lock.path, "r").with_config("d" * 64, "6.12", CONFIG, "host", PACKED)
+    again = Lock(lock.path, "r").with_config("d" * 64, "6.12", CONFIG, Choice("host", PACKED))
     for row in reversed(lock.requests):
         request = {"linux": LINUX, "debs:initramfs": GROUP, "archive": URL, "tree": GIT}[row.source]
         again = again.with_pins(row.source, request, row.pins[::-1])
@@ -104,7 +104,7 @@ def test_changes_are_told_line_by_line(lock: Lock) -> None:
     assert changes_of(lock, lock) == []
     newer = lock.with_pins("linux", LINUX, [pin("linux-new")])
     newer = newer.with_pins("debs:initramfs", GROUP, [pin("libc6", "f"), pin("crun")])
-    newer = newer.with_config("e" * 64, "6.12", b"other", "host", PACKED)
+    newer = newer.with_config("e" * 64, "6.12", b"other", Choice("host", PACKED))
     assert changes_of(lock, newer) == [
         "linux: linux_1%3a2~3+4_amd64.deb is out",
         "linux: linux-new_1%3a2~3+4_amd64.deb is in",
@@ -131,35 +131,50 @@ def files_of(lock: Lock) -> dict[str, str]:
 
 def test_each_choice_of_variables_and_toolchain_has_a_configuration_of_its_own(lock: Lock) -> None:
     packed = {"packing": "gzip"}
-    both = lock.with_config("e" * 64, "6.12", b"gzip", "host", packed)
-    three = both.with_config("f" * 64, "6.12", b"trixie", "debian:trixie", PACKED)
+    both = lock.with_config("e" * 64, "6.12", b"gzip", Choice("host", packed))
+    three = both.with_config("f" * 64, "6.12", b"trixie", Choice("debian:trixie", PACKED))
     assert files_of(three)["d"] == "r-6.12.config"
     assert len(set(files_of(three).values())) == 3
     assert all(name.startswith("r-6.12") for name in files_of(three).values())
 
-    moved_on = three.with_config("1" * 64, "6.12", b"gzip, later", "host", packed)
+    moved_on = three.with_config("1" * 64, "6.12", b"gzip, later", Choice("host", packed))
     assert files_of(moved_on) == {
         **{key: files_of(three)[key] for key in "df"},
         "1": files_of(three)["e"],
     }
     more = {**packed, "new": "x"}
-    assert files_of(moved_on.with_config("2" * 64, "6.12", b"later", "host", more)) == {
+    assert files_of(moved_on.with_config("2" * 64, "6.12", b"later", Choice("host", more))) == {
         **{key: files_of(three)[key] for key in "df"},
         "2": files_of(three)["e"],
     }
+
+
+def test_one_configuration_stands_for_several_choices_until_each_has_another(lock: Lock) -> None:
+    other = Choice("host", {"packing": "gzip"})
+    both = lock.with_config("d" * 64, "6.12", CONFIG, other)
+    assert both.text() == lock.with_config("d" * 64, "6.12", CONFIG, other).text()
+    assert {len(row.choices) for row in both.configs.values()} == {2}
+    read = read_lock(written(both), "r", MEND)
+    assert read is not None
+    assert sorted(one.variables["packing"] for one in read.choices()) == ["gzip", "zstd"]
+    moved = both.with_config("e" * 64, "6.12", b"gzip", other)
+    assert [len(row.choices) for row in moved.configs.values()] == [1, 1]
+    assert list(moved.with_config("e" * 64, "6.12", b"gzip", Choice("host", PACKED)).configs) == [
+        "e" * 64
+    ]
 
 
 def test_equal_configurations_share_a_file_and_the_plain_name_is_taken_up_again(
     lock: Lock,
 ) -> None:
     packed = {"packing": "gzip"}
-    both = lock.with_config("e" * 64, "6.12", CONFIG, "host", packed)
+    both = lock.with_config("e" * 64, "6.12", CONFIG, Choice("host", packed))
     assert files_of(both) == {"d": "r-6.12.config", "e": "r-6.12.config"}
-    first = both.with_config("1" * 64, "6.12", b"later", "host", PACKED)
+    first = both.with_config("1" * 64, "6.12", b"later", Choice("host", PACKED))
     assert files_of(first)["e"] == "r-6.12.config" != files_of(first)["1"]
-    again = first.with_config("2" * 64, "6.12", b"later", "host", packed)
+    again = first.with_config("2" * 64, "6.12", b"later", Choice("host", packed))
     assert files_of(again) == {"1": "r-6.12.config", "2": "r-6.12.config"}
-    other = again.with_config("3" * 64, "6.1", b"other", "host", {"packing": "xz"})
+    other = again.with_config("3" * 64, "6.1", b"other", Choice("host", {"packing": "xz"}))
     assert files_of(other)["3"] == "r-6.1.config"
 
 
@@ -205,6 +220,8 @@ def test_a_linked_in_initramfs_and_the_sandbox_are_no_part_of_a_configuration() 
         ('"file": "r-6.12.config"', '"file": "r.toml"'),
         ('"packing": "zstd"', '"packing": 1'),
         ('"toolchain": "host"', '"toolchain": null'),
+        ('"choices": [', '"choices": [], "x": ['),
+        ('"choices": [', '"choices": null, "x": ['),
         ('"kernel_configs"', '"configs"'),
         ('"pins": [', '"pins": 1, "x": ['),
         ('"requests": [', '"requests": ['),
@@ -340,7 +357,7 @@ def test_any_value_anywhere_gives_a_lock_or_one_error(
 ) -> None:
     base = tmp_path_factory.getbasetemp() / "lock-fuzz.lock"
     lock = Lock(base, "r").with_pins("linux", LINUX, [pin("linux")])
-    value = json.loads(lock.with_config("d" * 64, "6.12", CONFIG, "host", PACKED).text())
+    value = json.loads(lock.with_config("d" * 64, "6.12", CONFIG, Choice("host", PACKED)).text())
     place = value
     while isinstance(place, dict | list) and place:
         keys = sorted(place) if isinstance(place, dict) else range(len(place))

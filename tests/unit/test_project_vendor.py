@@ -13,7 +13,7 @@ from sevkit.canonical import sha256_of
 from sevkit.engine import Settings
 from sevkit.errors import RecipeError
 from sevkit.events import Event
-from sevkit.project.lock import Lock, config_key
+from sevkit.project.lock import Choice, Lock, config_key
 from sevkit.project.project import Project
 from sevkit.project.vendor import vendor
 from sevkit.recipe import library
@@ -176,7 +176,7 @@ def test_its_command_has_all_that_decides_what_is_built(
     key = config_key(vendoring.plan(vendoring.folder, "mini", packing="gzip").stage("kernel"))
     config = b"CONFIG_64BIT=y\n"
     lock = Lock(vendoring.folder / "recipes" / "mini.lock", "mini")
-    lock = lock.with_config(key, "6.12", config, "host", {"packing": "gzip"})
+    lock = lock.with_config(key, "6.12", config, Choice("host", {"packing": "gzip"}))
     lock.write({"mini-6.12.config": config})
     assert said("other", HOST) == f"{build} --offline"
     assert said("locked", HOST, packing="gzip") == f"{build} packing=gzip --locked --offline"

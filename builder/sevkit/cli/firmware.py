@@ -2,7 +2,6 @@
 """Verbs about firmware: firmware inspect, prove."""
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict

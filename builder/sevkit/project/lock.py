@@ -9,7 +9,8 @@ review. A build reads both and writes neither; `sevkit lock` writes them.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -43,23 +44,42 @@ class Locked:
 
 
 @dataclass(frozen=True)
-class LockedConfig:
-    """A kernel configuration that is locked: the file beside the lock, its SHA-256, and for what.
+class Choice:
+    """For what a recipe is locked: a toolchain, as the command line says it, and its variables."""
 
-    `toolchain` is as the command line says it, `variables` are those of the recipe.
-    """
-
-    file: str
-    sha256: str
     toolchain: str
     variables: Mapping[str, str]
 
-    def stands_for(self, toolchain: str, variables: Mapping[str, str]) -> bool:
-        """Whether it is for these choices: no variable that both know has another value."""
-        common = self.variables.keys() & variables.keys()
-        return self.toolchain == toolchain and all(
-            self.variables[name] == variables[name] for name in common
+    def stands_for(self, other: "Choice") -> bool:
+        """Whether the two are one choice: no variable that both know has another value."""
+        common = self.variables.keys() & other.variables.keys()
+        return self.toolchain == other.toolchain and all(
+            self.variables[name] == other.variables[name] for name in common
         )
+
+    def record(self) -> dict[str, Any]:
+        """It as plain data."""
+        return {"toolchain": self.toolchain, "variables": dict(self.variables)}
+
+
+@dataclass(frozen=True)
+class LockedConfig:
+    """A kernel configuration that is locked: the file beside the lock, and for which choices."""
+
+    file: str
+    sha256: str
+    choices: tuple[Choice, ...]
+
+    def without(self, choice: Choice) -> "LockedConfig":
+        """The same for all choices but this one."""
+        choices = tuple(other for other in self.choices if not other.stands_for(choice))
+        return replace(self, choices=choices)
+
+    def record(self) -> dict[str, Any]:
+        """It as plain data."""
+        choices = [choice.record() for choice in self.choices]
+        choices.sort(key=canonical_json)
+        return {"file": self.file, "sha256": self.sha256, "choices": choices}
 
 
 @dataclass(frozen=True)
@@ -146,23 +166,25 @@ class Lock:
         kept = [other for other in self.requests if other.request != row.request]
         return replace(self, requests=(*kept, row))
 
-    def with_config(
-        self, key: str, series: str, data: bytes, toolchain: str, variables: Mapping[str, str]
-    ) -> "Lock":
+    def with_config(self, key: str, series: str, data: bytes, choice: Choice) -> "Lock":
         """The lock with the configuration `data` of a kernel of `series`, for `write` to write.
 
-        What was locked for the same `toolchain` and `variables` goes. Equal configurations share
-        one file; the plain name is that of the first.
+        What was locked for the same choice goes. Equal configurations share one file; the plain
+        name is that of the first.
         """
         digest = hashlib.sha256(data).hexdigest()
+        choices = [choice]
         kept, names = dict[str, LockedConfig](), [f"{self.recipe}-{series}.config"]
         for other, row in sorted(self.configs.items()):
-            if other != key and not row.stands_for(toolchain, variables):
-                kept[other] = row
-            elif row.file.startswith(f"{self.recipe}-{series}-"):
+            left = row.without(choice)
+            if other == key:
+                choices += left.choices
+            elif left.choices:
+                kept[other] = left
+                continue
+            if row.file.startswith(f"{self.recipe}-{series}-"):
                 names.append(row.file)
-        choices = canonical_json({"toolchain": toolchain, "variables": dict(variables)})
-        short = hashlib.sha256(choices.encode()).hexdigest()[:_SHORT_DIGITS]
+        short = hashlib.sha256(canonical_json(choice.record()).encode()).hexdigest()[:_SHORT_DIGITS]
         names += [row.file for row in kept.values() if row.sha256 == digest]
         names.append(f"{self.recipe}-{series}-{short}.config")
         taken = {row.file for row in kept.values() if row.sha256 != digest}
@@ -170,8 +192,16 @@ class Lock:
         for other, row in kept.items():
             if row.sha256 == digest:
                 kept[other] = replace(row, file=name)
-        row = LockedConfig(name, digest, toolchain, dict(variables))
-        return replace(self, configs={**kept, key: row})
+        return replace(self, configs={**kept, key: LockedConfig(name, digest, tuple(choices))})
+
+    def choices(self) -> Sequence[Choice]:
+        """All that it locks a configuration for."""
+        return [choice for row in self.configs.values() for choice in row.choices]
+
+    def only(self, wanted: Iterable[Request]) -> "Lock":
+        """The lock without what none of `wanted` asks for."""
+        asked = [_public(request) for request in wanted]
+        return replace(self, requests=tuple(row for row in self.requests if row.request in asked))
 
     def text(self) -> str:
         """The one text form: equal locks are equal bytes."""
@@ -188,10 +218,7 @@ class Lock:
                 self.requests, key=lambda row: (row.source, canonical_json(row.request))
             )
         ]
-        configs = {
-            key: asdict(replace(row, variables=dict(row.variables)))
-            for key, row in self.configs.items()
-        }
+        configs = {key: row.record() for key, row in self.configs.items()}
         record = {
             "schema": _SCHEMA,
             "recipe": self.recipe,
@@ -243,22 +270,15 @@ def read_lock(path: Path, recipe: str, mend: str) -> Lock | None:
 
 
 def changes_of(old: Lock, new: Lock) -> list[str]:
-    """What `new` locks and `old` did not, or otherwise, a line each."""
-    files = [
-        {(row.source, pin.name): pin.reference for row in lock.requests for pin in row.pins}
-        for lock in (old, new)
-    ]
-    lines = [
-        f"{source}: {name} is out" for source, name in sorted(files[0].keys() - files[1].keys())
-    ]
-    lines += [
-        f"{source}: {name} is in" for source, name in sorted(files[1].keys() - files[0].keys())
-    ]
-    lines += [
-        f"{key[0]}: {key[1]} has other bytes"
-        for key in sorted(files[0].keys() & files[1].keys())
-        if files[0][key] != files[1][key]
-    ]
+    """What `new` locks and `old` did not, or otherwise, a line each.
+
+    A file that several requests of a source have is told of when it leaves one of them.
+    """
+    gone, come = _files(old) - _files(new), _files(new) - _files(old)
+    outs, ins = ({(source, name) for source, name, _ in files} for files in (gone, come))
+    lines = [f"{source}: {name} is out" for source, name in sorted(outs - ins)]
+    lines += [f"{source}: {name} is in" for source, name in sorted(ins - outs)]
+    lines += [f"{source}: {name} has other bytes" for source, name in sorted(outs & ins)]
     before, after = ({row.file: row.sha256 for row in lock.configs.values()} for lock in (old, new))
     for name in sorted(before.keys() | after.keys()):
         if name not in before:
@@ -268,6 +288,13 @@ def changes_of(old: Lock, new: Lock) -> list[str]:
         elif before[name] != after[name]:
             lines.append(f"kernel: {name} is another")
     return lines
+
+
+def _files(lock: Lock) -> Counter[tuple[str, str, str]]:
+    """Source, name and reference of each file that is locked, counted by request."""
+    return Counter(
+        (row.source, pin.name, pin.reference) for row in lock.requests for pin in row.pins
+    )
 
 
 def config_key(stage: Stage) -> str:
@@ -290,12 +317,18 @@ def _parsed(value: Any, path: Path) -> Lock:
     )
     configs = {}
     for key, row in value["kernel_configs"].items():
-        config = LockedConfig(**row)
-        texts = [config.toolchain, *config.variables.keys(), *config.variables.values()]
+        choices = tuple(Choice(**choice) for choice in row["choices"])
+        config = LockedConfig(**{**row, "choices": choices})
+        texts = [
+            text
+            for choice in choices
+            for text in (choice.toolchain, *choice.variables.keys(), *choice.variables.values())
+        ]
         if (
             not _CONFIG_NAME.fullmatch(config.file)
             or not _DIGEST.fullmatch(config.sha256)
             or not all(isinstance(text, str) for text in texts)
+            or not choices
         ):
             raise ValueError(f"kernel_configs: {config.file}")
         configs[key] = config

@@ -30,7 +30,7 @@ from sevkit.plan import (
     unasked,
 )
 from sevkit.project.kernel_questions import KernelQuestions
-from sevkit.project.lock import DamagedLockError, Lock, changes_of, config_key, read_lock
+from sevkit.project.lock import Choice, DamagedLockError, Lock, changes_of, config_key, read_lock
 from sevkit.project.vendor import without_vendored
 from sevkit.recipe.file import files_of, load
 from sevkit.recipe.library import Library
@@ -50,7 +50,7 @@ from sevkit.sources import (
 from sevkit.sources.pins import Progress
 from sevkit.stage import Plan, Stage
 from sevkit.store.store import Store
-from sevkit.toolchain import GROUP, HOST, Toolchain
+from sevkit.toolchain import GROUP, HOST, Toolchain, toolchain
 
 T = TypeVar("T")
 
@@ -231,10 +231,27 @@ class Project:
             config = questions.config.read_bytes()
             series = ".".join(version_of(questions.tree).split(".")[:2])
         key = config_key(plan.stage("kernel"))
-        lock = lock.with_config(key, series, config, self.toolchain.name, recipe.vars)
+        lock = lock.with_config(key, series, config, Choice(self.toolchain.name, recipe.vars))
+        lock = self._asked_for(recipe, lock)
         lock.write({lock.configs[key].file: config})
         old.remove_configs(lock)
         return changes_of(old, lock)
+
+    def _asked_for(self, recipe: Recipe, lock: Lock) -> Lock:
+        """`lock` without what `recipe` asks for in none of the choices that it is locked for."""
+        name, *_ = self._asked.get(recipe.name, [recipe.name])
+        wanted = [*requests(recipe, self.toolchain).values()]
+        for choice in lock.choices():
+            values = {key: text for key, text in choice.variables.items() if key in recipe.vars}
+            try:
+                tools = toolchain(choice.toolchain, HOST.sandbox)
+                wanted += requests(load(name, values, self.library), tools).values()
+            except RecipeError as error:
+                said = " ".join(f"{key}={text}" for key, text in values.items())
+                what = f"{lock.path.name} keeps all that it has: the recipe can't be read with"
+                self.listener(Notice(f"{what} {said}: {error.what}"))
+                return lock
+        return lock.only(wanted)
 
     def whole_lock(self, recipe: Recipe) -> Lock:
         """A lock of just what `recipe` asks for now, whether all of it was locked or not."""
