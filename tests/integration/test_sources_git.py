@@ -291,7 +291,7 @@ def test_a_server_that_never_comes_to_an_end_is_left(
 ) -> None:
     with monkeypatch.context() as impatient, serving(talk) as url:
         if "a second" in why:
-            impatient.setattr(module, "_SLOW_SECONDS", 1)
+            impatient.setattr(commands, "_SLOW_SECONDS", 1)
         impatient.setattr(module, "LIMIT_BYTES", 4 << 20)
         impatient.setattr(commands, "_DATA_BYTES", 64 << 20)
         with pytest.raises(SourceError) as caught:

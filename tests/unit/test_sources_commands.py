@@ -18,7 +18,7 @@ def shell(script: str, watch: object = None) -> tuple[int, str]:
 
 
 def test_status_and_words_of_a_command_come_back_however_many_there_are() -> None:
-    assert shell("echo unheard; echo why >&2; exit 7") == (7, "why\n")
+    assert shell("echo what; echo why >&2; exit 7") == (7, "what\nwhy\n")
     status, said = shell("head -c 3000000 /dev/zero | tr '\\0' x >&2")
     assert (status, len(said)) == (0, 3_000_000)
 

@@ -24,7 +24,7 @@ from sevkit.canonical import sha256_of
 from sevkit.disk import write_whole
 from sevkit.errors import HostError, SourceError
 from sevkit.recipe.model import DebSource, DebSourcePackage, Source
-from sevkit.sources.commands import run_watched
+from sevkit.sources.commands import Intake, bytes_at, run_watched
 from sevkit.sources.mirrors import Mirror, host_mirrors, mirrors_of
 from sevkit.sources.pins import DebGroup, NoSuiteError, Pin, Progress, SourceGoneError
 
@@ -34,6 +34,8 @@ _TELLING = re.compile(r"^(E|Err|W)[ :]|\b(Depends|PreDepends|Conflicts|Breaks): 
 _GONE = re.compile(r"\b404\b +Not Found|\bFile not found\b")
 _NO_SUITE = re.compile(r"^E: The repository .* does not have a Release file", re.M)
 _TRIES = 2
+_LIMIT_BYTES = 8 << 30
+"""Of the package lists of a suite, and of a file whose size no index has told."""
 _HINT = "check this host's network and apt configuration"
 
 _CONFIGURATION = """\
@@ -137,19 +139,32 @@ class Apt:
         self, uri: str, wanted: str, size: int | None, destination: Path, progress: Progress
     ) -> str | None:
         """Have apt bring one file; None when it is there and right, else what apt said."""
+        limit_bytes = _LIMIT_BYTES if size is None else size
         said = ""
         for _ in range(_TRIES):
-            _, said = run_watched(
-                [
-                    _HELPER,
-                    *_State(self._folder / "fetch", [], "deb", "").options,
-                    *("download-file", uri, destination, f"SHA256:{wanted}"),
-                ],
-                _environment(),
-                lambda: progress(_size_of(destination), size, ""),
+            intake = Intake(
+                uri,
+                limit_bytes,
+                lambda: bytes_at(destination),
+                lambda received: progress(received, size, ""),
             )
+            try:
+                _, said = run_watched(
+                    [
+                        _HELPER,
+                        *_State(self._folder / "fetch", [], "deb", "").options,
+                        *("download-file", uri, destination, f"SHA256:{wanted}"),
+                    ],
+                    _environment(),
+                    intake,
+                )
+            except SourceError as error:
+                said = error.what
+                if bytes_at(destination) <= limit_bytes:
+                    break
+                destination.unlink(missing_ok=True)  # it may have been too large before
+                continue
             if destination.exists() and sha256_of(destination) == wanted:
-                progress(_size_of(destination), size, "")
                 return None
             failed = destination.with_name(f"{destination.name}.FAILED")
             if not failed.exists() and "Hash Sum mismatch" not in said:
@@ -187,6 +202,7 @@ class _State:
 
     def __init__(self, folder: Path, mirrors: Sequence[Mirror], kind: str, preferred: str):
         self._mirrors = mirrors
+        self._lists = folder / "lists"
         self.options = ["-c", str(folder / "apt.conf")]
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -198,7 +214,18 @@ class _State:
 
     def update(self) -> None:
         """Fetch the lists anew. Raises `SourceError`."""
-        output, status = self._run("apt-get", "update")
+        intake = Intake("the mirror", _LIMIT_BYTES, lambda: bytes_at(self._lists))
+        try:
+            status, output = run_watched(
+                ["apt-get", *self.options, "update"], _environment(), intake
+            )
+        except SourceError as error:
+            unfinished = sorted(path.name for path in (self._lists / "partial").iterdir())
+            raise SourceError(
+                "the package lists could not be fetched",
+                why="\n".join([error.what, *(f"unfinished: {name}" for name in unfinished)]),
+                hint=_HINT,
+            ) from error
         if _NO_SUITE.search(output):
             raise NoSuiteError(
                 f"no mirror of this host has {self._suites()}",
@@ -299,7 +326,7 @@ class _State:
         return f"there is {', '.join(versions)}" if versions else ""
 
     def _run(self, command: str, *arguments: str) -> tuple[str, int]:
-        """What an apt command says, on both its streams, and its status."""
+        """What an apt command that asks no server says, on both its streams, and its status."""
         done = subprocess.run(
             [command, *self.options, *arguments],
             stdin=subprocess.DEVNULL,
@@ -317,13 +344,6 @@ def _write(path: Path, text: str) -> None:
     """Write a small file at once, unless it says so already; others may be reading it."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text.encode())
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _environment() -> Mapping[str, str]:

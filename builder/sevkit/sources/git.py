@@ -6,22 +6,17 @@ The archive holds the tree as it is: no file is left out or filled in for git-ar
 the user's keys and agent, http the user's netrc.
 """
 
-import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sevkit.errors import HostError, SourceError
-from sevkit.sources.commands import run_watched
+from sevkit.sources.commands import Intake, bytes_at, run_watched
 from sevkit.sources.pins import Pin, Progress
 
 LIMIT_BYTES = 8 << 30
-_SLOW_SECONDS = 60
-_SLOW_BYTES_A_SECOND = 1024
-_WORK_BYTES_A_SECOND = 1 << 20
 _OPTIONS = (
     "core.hooksPath=/dev/null",
     "fetch.fsckObjects=true",
@@ -48,7 +43,7 @@ _SURROUNDINGS = {
 _WHOLE_TREE = "* -export-ignore -export-subst\n"
 _REFUSALS = ("unadvertised object", "does not support shallow")
 _ABSENT = "not our ref"
-_ARCHIVE = "archive.tar"
+_HINT = "check the url and the commit of the source in the recipe, and the network"
 
 
 def fetch_commit(pin: Pin, destination: Path, progress: Progress) -> None:
@@ -65,7 +60,7 @@ def fetch_commit(pin: Pin, destination: Path, progress: Progress) -> None:
         (git.folder / "info" / "attributes").write_text(_WHOLE_TREE)
         git.fetch(commit)
         git.run("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
-        draft = git.folder / _ARCHIVE
+        draft = git.folder / "archive.tar"
         git.run("archive", "--format=tar", f"--output={draft.name}", commit)
         draft.replace(destination)
     size = destination.stat().st_size
@@ -107,32 +102,19 @@ class _Git:
 
     def _try(self, *arguments: str) -> tuple[int, str]:
         options = [word for option in _OPTIONS for word in ("-c", option)]
-        patience = _Patience(self.url)
-
-        def watch() -> None:
-            received = self._received()
-            if arguments[0] == "fetch":
-                patience.look(received)
-            self._refuse_beyond_limit(received)
-            self.progress(received, None, f"git {arguments[0]}")
-
+        intake = Intake(
+            self.url,
+            LIMIT_BYTES,
+            lambda: bytes_at(self.folder),
+            lambda received: self.progress(received, None, f"git {arguments[0]}"),
+            hint=_HINT,
+        )
         try:
-            answer = run_watched(
-                ["git", *options, *arguments], _environment(), watch, cwd=self.folder
+            return run_watched(
+                ["git", *options, *arguments], _environment(), intake, cwd=self.folder
             )
         except FileNotFoundError as error:
             raise HostError("git is missing", hint="apt-get install git") from error
-        self._refuse_beyond_limit(self._received())
-        return answer
-
-    def _received(self) -> int:
-        """Bytes of objects that are here so far."""
-        walk = os.walk(self.folder / "objects")
-        return sum(_size_of(Path(folder, name)) for folder, _, names in walk for name in names)
-
-    def _refuse_beyond_limit(self, received: int) -> None:
-        if received + _size_of(self.folder / _ARCHIVE) > LIMIT_BYTES:
-            raise SourceError(f"{self.url} has more than the {LIMIT_BYTES} bytes allowed")
 
     def _failed(self, verb: str, said: str) -> SourceError:
         lines = [line for line in said.splitlines() if line.strip()]
@@ -140,38 +122,8 @@ class _Git:
         return SourceError(
             f"{self.url}: git {verb} failed",
             why="\n".join((telling or lines)[:3]),
-            hint="check the url and the commit of the source in the recipe, and the network",
+            hint=_HINT,
         )
-
-
-class _Patience:
-    """How long a server may send nothing to speak of: a minute, and what git needs meanwhile.
-
-    When all has come git works on it for a time that grows with its size, in which nothing comes.
-    """
-
-    def __init__(self, url: str):
-        self._url = url
-        self._since = time.monotonic()
-        self._received = 0
-
-    def look(self, received: int) -> None:
-        """Raise `SourceError` when too little came, of `received` bytes in all, for too long."""
-        now = time.monotonic()
-        if received - self._received >= _SLOW_SECONDS * _SLOW_BYTES_A_SECOND:
-            self._since, self._received = now, received
-        elif now - self._since > _SLOW_SECONDS + received / _WORK_BYTES_A_SECOND:
-            raise SourceError(
-                f"{self._url} sends less than {_SLOW_BYTES_A_SECOND} bytes a second",
-                hint="check the url of the source in the recipe, and the network",
-            )
-
-
-def _size_of(path: Path) -> int:
-    """Its bytes; 0 where it is no more, or not yet."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
 
 
 def _environment() -> Mapping[str, str]:
