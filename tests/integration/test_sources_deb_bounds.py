@@ -96,7 +96,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         for server in made:
             threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         servers.extend(made)
-        addresses = [f"http://127.0.0.1:{one.server_port}/debian" for one in made]
+        addresses = [f"http://ci:s3cret@127.0.0.1:{one.server_port}/debian" for one in made]
         found = [Mirror(place, "mini", "main", {"Trusted": "yes"}) for place in addresses]
         monkeypatch.setattr(deb, "host_mirrors", lambda: found)
         return Apt(tmp_path / f"apt-{len(servers)}")
@@ -132,6 +132,7 @@ def test_a_package_that_never_ends_is_left(
         get(SMALL, tmp_path, serve(**behaviour))
     assert why in caught.value.why
     assert "/debian/pool/small.deb" in caught.value.why
+    assert "s3cret" not in str(caught.value)
     assert "network and apt configuration" in caught.value.hint
     assert sum(path.stat().st_size for path in (tmp_path / "partial").iterdir()) <= len(CONTENT)
     assert nothing_runs(tmp_path)

@@ -302,6 +302,14 @@ def test_a_server_that_never_comes_to_an_end_is_left(
     assert take(git("rev-parse", "HEAD"))
 
 
+@pytest.mark.parametrize("scheme", ["http", "git", "ssh"])
+def test_a_password_is_in_no_message(scheme: str, take: Callable[..., object]) -> None:
+    with pytest.raises(SourceError, match="git fetch failed") as caught:
+        take(COMMIT, f"{scheme}://ci:s3cret@127.0.0.1:9/tree")
+    assert f"{scheme}://{'ci@' if scheme == 'ssh' else ''}127.0.0.1:9/tree" in caught.value.what
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_commit_whose_tree_is_too_large_is_refused(
     git: Git, take: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ BAD = [
     (f'sources.x = {{ url = "https://a", sha256 = "{SHA[1:]}" }}', "is not 64 lower-case hexadeci"),
     ('sources.x = { git = "https://a" }', "sources.x.commit: is missing"),
     ('sources.x = { git = "https://a", commit = "main" }', 'sources.x.commit: "main" is not 40'),
+    (f'sources.x = {{ url = "ftp://a:b@c", sha256 = "{SHA}" }}', 'sources.x.url[0]: "ftp://c" is'),
     (f'sources.x = {{ url = "https://a/\\u0000", sha256 = "{SHA}" }}', "is not an address"),
     (f'sources.x = {{ url = "https://a/\\u001b[2J", sha256 = "{SHA}" }}', "is not an address that"),
     (f'sources.x = {{ url = "https://a/\\u200b", sha256 = "{SHA}" }}', "not all of it is print"),

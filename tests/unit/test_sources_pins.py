@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sevkit.addresses import shown_address
 from sevkit.recipe.model import DebSource, FileSource, GitSource, UrlSource
 from sevkit.sources import Apt, DebGroup, Pin, PinMemory, resolve, self_pinned
 from sevkit.sources.pins import described, read_pins, without_credentials
@@ -153,6 +154,8 @@ def test_every_path_that_was_looked_at_is_observed(memory: PinMemory) -> None:
         ("https://me:secret@a.example/x", "https://a.example/x"),
         ("https://token@a.example/x", "https://a.example/x"),
         ("https://a:b@c@a.example:8443/x", "https://a.example:8443/x"),
+        ("HTTP://me:secret@a.example/x", "HTTP://a.example/x"),
+        ("ftp://me:secret@a.example/x", "ftp://a.example/x"),
         ("ssh://git:secret@a.example/x", "ssh://git@a.example/x"),
         ("ssh://git@a.example:22/x", "ssh://git@a.example:22/x"),
         ("https://a.example/x@2?to=me@b", "https://a.example/x@2?to=me@b"),
@@ -164,3 +167,28 @@ def test_every_path_that_was_looked_at_is_observed(memory: PinMemory) -> None:
 )
 def test_credentials_stay_out_of_what_is_published(asked: str, shown: str) -> None:
     assert without_credentials({"kind": "url", "url": asked}) == {"kind": "url", "url": shown}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redirects to 'https://me:s3cret@a.example/x'", "redirects to 'https://a.example/x'"),
+        ("http://a.example: says me@b.example", "http://a.example: says me@b.example"),
+        ("a." * 50_000, "a." * 50_000),
+    ],
+)
+def test_credentials_stay_out_of_what_is_said(text: str, shown: str) -> None:
+    assert shown_address(text) == shown
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        UrlSource(url=("http://ci:s3cret@a.example",), sha256="0" * 64),
+        GitSource(git="http://ci:s3cret@a.example", commit="1" * 40),
+    ],
+)
+def test_credentials_stay_out_of_the_names_of_files(source: UrlSource | GitSource) -> None:
+    [pin] = self_pinned(source) or ()
+    assert pin.name.startswith("a.example")
+    assert "s3cret" in pin.origin["url"]

@@ -165,6 +165,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer_tofile(self) -> None:
         self.send(302, Location="file:///etc/hostname")
 
+    def answer_toftp(self) -> None:
+        self.send(302, Location="ftp://ci:s3cret@a.example/" + "x" * 300)
+
     def answer_loop(self) -> None:
         self.send(302, Location=self.path + "x")
 
@@ -499,6 +502,15 @@ def test_a_password_is_for_its_own_host_alone(server: Server, tmp_path: Path) ->
         module.fetch_url(pin_of([url]), tmp_path / behaviour, lambda *told: None)
         assert sum(given is not None for given in server.credentials) == told
     assert server.credentials[-1] is None
+
+
+@pytest.mark.parametrize("behaviour", ["missing", "toftp"])
+def test_a_password_is_in_no_message(behaviour: str, server: Server, tmp_path: Path) -> None:
+    url = server.url(behaviour).replace("//", "//ci:s3cret@")
+    with pytest.raises(SourceError) as caught:
+        module.fetch_url(pin_of([url]), tmp_path / "out", lambda *told: None)
+    assert caught.value.why.startswith(f"{server.url(behaviour)}: ")
+    assert "s3cret" not in str(caught.value)
 
 
 def certificate(folder: Path, name: str, days: tuple[int, int]) -> Path:

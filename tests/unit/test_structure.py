@@ -14,6 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "builder"
 CRAFTS = {
+    "addresses",
     "archive",
     "canonical",
     "command",

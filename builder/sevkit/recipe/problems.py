@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sevkit.addresses import shown_address
 from sevkit.recipe.library import nearest
 from sevkit.recipe.model import SOURCE_KINDS, Dotted, Recipe
 from sevkit.recipe.values import FORMS
@@ -108,12 +109,12 @@ _SENTENCES: Mapping[str, Callable[[Any, Dotted, Any], str]] = {
 
 
 def shown(value: Any) -> str:
-    """A value as in TOML; a long one cut, a table or a list only named."""
+    """A value as in TOML, without passwords; a long one cut, a table or a list only named."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (list, tuple)):
         return "a list"
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = shown_address(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 

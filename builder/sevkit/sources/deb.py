@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from sevkit.addresses import shown_address
 from sevkit.canonical import sha256_of
 from sevkit.disk import write_whole
 from sevkit.errors import HostError, SourceError
@@ -356,4 +357,4 @@ def _exactly(name: str, version: str | None) -> str:
 
 def _words_of_apt(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if _TELLING.search(line)]
-    return "\n".join((lines or said.strip().splitlines())[-4:])
+    return shown_address("\n".join((lines or said.strip().splitlines())[-4:]))

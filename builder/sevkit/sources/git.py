@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sevkit.addresses import shown_address
 from sevkit.errors import HostError, SourceError
 from sevkit.sources.commands import Intake, bytes_at, run_watched
 from sevkit.sources.pins import Pin, Progress
@@ -90,7 +91,7 @@ class _Git:
             raise self._failed("fetch", said)
         if absent:
             raise SourceError(
-                f"{self.url} has no commit {commit}",
+                f"{shown_address(self.url)} has no commit {commit}",
                 hint="check the commit of the source in the recipe",
             )
 
@@ -103,7 +104,7 @@ class _Git:
     def _try(self, *arguments: str) -> tuple[int, str]:
         options = [word for option in _OPTIONS for word in ("-c", option)]
         intake = Intake(
-            self.url,
+            shown_address(self.url),
             LIMIT_BYTES,
             lambda: bytes_at(self.folder),
             lambda received: self.progress(received, None, f"git {arguments[0]}"),
@@ -119,11 +120,14 @@ class _Git:
     def _failed(self, verb: str, said: str) -> SourceError:
         lines = [line for line in said.splitlines() if line.strip()]
         telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
-        return SourceError(
-            f"{self.url}: git {verb} failed",
-            why="\n".join((telling or lines)[:3]),
-            hint=_HINT,
-        )
+        shown = shown_address(self.url)
+        why = shown_address("\n".join((telling or lines)[:3]))
+        why = why.replace(_user_of(self.url), _user_of(shown))  # ssh leaves out the scheme
+        return SourceError(f"{shown}: git {verb} failed", why=why, hint=_HINT)
+
+
+def _user_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[0]
 
 
 def _environment() -> Mapping[str, str]:

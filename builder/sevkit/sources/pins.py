@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sevkit.addresses import shown_address
 from sevkit.canonical import Json
 from sevkit.errors import SourceError
 from sevkit.recipe.model import FileSource, GitSource, Source, UrlSource
@@ -82,23 +83,13 @@ class Pin:
 
 
 def without_credentials(origin: Mapping[str, str]) -> dict[str, str]:
-    """`origin` as it may be published: addresses without passwords and tokens.
-
-    The user of an ssh address is part of the place (RFC 3986, 3.2.1) and stays.
-    """
-    shown = {
-        key: re.sub(r"(?m)^(https?://|git://)[^/?#\n]*@", r"\1", text)
-        for key, text in origin.items()
-    }
-    return {
-        key: re.sub(r"(?m)^(ssh://[^/?#:\n]*):[^/?#\n]*@", r"\1@", text)
-        for key, text in shown.items()
-    }
+    """`origin` as it may be published: addresses without passwords and tokens."""
+    return {key: shown_address(text) for key, text in origin.items()}
 
 
 def url_pin(source: UrlSource) -> Pin:
     """The pin of a file by URL: the recipe has its digest."""
-    name = source.url[0].partition("?")[0].rstrip("/").rpartition("/")[2]
+    name = shown_address(source.url[0]).partition("?")[0].rstrip("/").rpartition("/")[2]
     if name in ("", ".", ".."):
         name = "download"
     origin = {"kind": "url", "url": "\n".join(source.url)}
@@ -107,7 +98,7 @@ def url_pin(source: UrlSource) -> Pin:
 
 def git_pin(source: GitSource) -> Pin:
     """The pin of a commit."""
-    name = source.git.rstrip("/").rpartition("/")[2].removesuffix(".git") or "tree"
+    name = shown_address(source.git).rstrip("/").rpartition("/")[2].removesuffix(".git") or "tree"
     origin = {"kind": "git", "url": source.git, "commit": source.commit}
     return Pin(f"git:{source.commit}", f"{name}-{source.commit[:12]}.tar", None, origin)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sevkit.addresses import shown_address
 from sevkit.canonical import sha256_of
 from sevkit.errors import SourceError
 from sevkit.sources.pins import Pin, Progress
@@ -55,10 +56,11 @@ def fetch_url(
         return
     troubles = []
     for url in pin.origin["url"].split("\n"):
-        trouble = " ".join(_from_mirror(url, wanted, destination, progress, limit_bytes).split())
+        trouble = _from_mirror(url, wanted, destination, progress, limit_bytes)
         if not trouble:
             return
-        troubles.append(f"{url}: {trouble[:_TROUBLE_CHARACTERS]}")
+        trouble = shown_address(" ".join(trouble.split()))
+        troubles.append(f"{shown_address(url)}: {trouble[:_TROUBLE_CHARACTERS]}")
     raise SourceError(
         f"{pin.name} could not be fetched",
         why="\n".join(troubles),
