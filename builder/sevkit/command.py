@@ -21,8 +21,9 @@ class Run(Protocol):
         """Run a command in the sandbox: no network, fixed environment, output to the log.
 
         `env` adds to the fixed environment (`sevkit.sandbox.ENVIRONMENT`). `on_line` sees each line
-        of output. The stage's inputs and `work` are visible under their own paths; `reading` makes
-        more paths visible, read-only.
+        of output, one of more than 64 KiB in pieces. The stage's inputs and `work` are visible
+        under their own paths; `reading` makes more paths visible, read-only.
 
-        Raises `BuildError` with the command, the status and the last lines that matter.
+        Raises `BuildError` with the command, the status and the last lines that matter, also when
+        the stage's log grows too large.
         """

@@ -19,7 +19,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from sevkit.errors import INTERRUPTED, BuildError, HostError, SevkitError
 from sevkit.supervisor import supervised
@@ -56,6 +55,11 @@ _TELLING = re.compile(
 )
 _AFTERWARDS = re.compile(r"^make(\[\d+\])?: \*\*\* (\[.*\] Error \d+|Waiting for |Deleting )")
 """What make(1) says after what failed; other lines with `***` are its own complaints."""
+_LINE_BYTES = 64 << 10
+_LAST_LINES = 200
+_LAST_CHARACTERS = 1000
+_LOG_BYTES = 256 << 20
+"""Of a stage. Logs of kernels and firmware have a few MiB; all modules with V=1 stay below 100."""
 
 
 class CancelledError(SevkitError):
@@ -211,19 +215,31 @@ class SandboxRunner:
         shown = " ".join(
             [f"cd {shlex.quote(str(cwd))} &&", *_assignments(env), shlex.join(command)]
         )
-        last = deque[str](maxlen=200)
-        with self._log.open("a", buffering=1, encoding="utf-8", errors="replace") as log:
-            log.write(f"$ {shown}\n")
-            log.flush()
-            status = self._run(full, cwd, environment, lambda line: _tee(line, log, last, on_line))
-            log.write(f"[status {status}]\n")
-        self._processes.check()
-        if status != 0:
-            raise BuildError(
-                f"{self._title}: {Path(command[0]).name} failed ({_status_text(status)})",
+        last = deque[str](maxlen=_LAST_LINES)
+
+        def heard(line: str) -> None:
+            log.write(line + "\n")
+            last.append(line[:_LAST_CHARACTERS])
+            if os.fstat(log.fileno()).st_size > _LOG_BYTES:
+                raise failed(f"says more than {_LOG_BYTES >> 20} MiB")
+            if on_line is not None:
+                on_line(line)
+
+        def failed(how: str) -> BuildError:
+            return BuildError(
+                f"{self._title}: {Path(command[0]).name} {how}",
                 why="\n".join([f"$ {shown}", *lines_that_matter(last)]),
                 log=self._log,
             )
+
+        with self._log.open("a", buffering=1, encoding="utf-8", errors="replace") as log:
+            log.write(f"$ {shown}\n")
+            log.flush()
+            status = self._run(full, cwd, environment, heard)
+            log.write(f"[status {status}]\n")
+        self._processes.check()
+        if status != 0:
+            raise failed(f"failed ({_status_text(status)})")
 
     def interactively(
         self, argv: Sequence[str | Path], *, cwd: Path, reading: Sequence[Path] = ()
@@ -262,8 +278,8 @@ class SandboxRunner:
         stopped_by = signal.SIGKILL if self._confined else signal.SIGTERM
         with self._processes.running(process, stopped_by):
             assert process.stdout is not None
-            with process.stdout as lines:
-                for line in lines:
+            with process.stdout as output:
+                for line in iter(lambda: output.readline(_LINE_BYTES), b""):
                     on_line(line.decode("utf-8", "replace").rstrip("\n"))
             return process.wait()
 
@@ -291,13 +307,6 @@ class SandboxRunner:
 
 def _assignments(env: Mapping[str, str] | None) -> list[str]:
     return [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
-
-
-def _tee(line: str, log: TextIO, last: deque[str], on_line: Callable[[str], None] | None) -> None:
-    log.write(line + "\n")
-    last.append(line)
-    if on_line is not None:
-        on_line(line)
 
 
 def lines_that_matter(lines: Sequence[str], count: int = 8) -> list[str]:

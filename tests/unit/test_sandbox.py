@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sevkit import sandbox
 from sevkit.errors import BuildError
 from sevkit.sandbox import (
     CancelledError,
@@ -314,6 +316,53 @@ def test_a_command_that_does_not_exist_is_an_error_not_a_traceback(
     with pytest.raises(BuildError, match="no-such-command") as caught:
         runner(["no-such-command"], cwd=runner.work)
     assert "No such file or directory" in caught.value.why
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_long_line_is_several_and_is_kept_in_the_log_alone(
+    make_runner: MakeRunner, tmp_path: Path, confined: bool
+) -> None:
+    runner = make_runner(confined)
+    lengths: list[int] = []
+    script = "head -c 40M /dev/zero | tr '\\0' x; echo; echo end; exit 3"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BuildError, match="status 3") as caught:
+            runner(
+                ["sh", "-c", script],
+                cwd=runner.work,
+                on_line=lambda line: lengths.append(len(line)),
+            )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+    assert sum(lengths) == (40 << 20) + len("end")
+    assert max(lengths) == 1 << 16
+    assert len(str(caught.value)) < 16 << 10
+    assert caught.value.why.endswith("end")
+    assert (tmp_path / "log").stat().st_size > 40 << 20
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_step_that_talks_without_end_is_ended(
+    make_runner: MakeRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confined: bool
+) -> None:
+    monkeypatch.setattr(sandbox, "_LOG_BYTES", 1 << 20)
+    runner = make_runner(confined)
+    marker = f"32{secrets.randbelow(10**6)}"
+    yes = f"yes {'y' * 99}"
+    for script in (yes, f"{yes} | tr -d '\\n'"):
+        with pytest.raises(BuildError, match=r"^step: sh says more than 1 MiB") as caught:
+            runner(["sh", "-c", f"sleep {marker} & {script}"], cwd=runner.work)
+        assert caught.value.log == tmp_path / "log"
+        assert "y" in caught.value.why.splitlines()[-1]
+        assert (tmp_path / "log").stat().st_size < 2 << 20
+        assert not _running(marker)
+        (tmp_path / "log").unlink()
+    assert len(output_of(runner, f"{yes} | head -n 6000")) == 6000
+    with pytest.raises(BuildError, match="more than 1 MiB"):
+        output_of(runner, f"{yes} | head -n 6000")
 
 
 def test_the_lines_that_matter_are_the_errors_not_the_noise_after_them() -> None:
