@@ -327,11 +327,7 @@ class Engine:
             return place
         pin = self._plan.pins.get(reference)
         if pin is not None and not self._store.has_blob(reference):
-            raise ImageError(
-                f"{pin.name} is not in the store",
-                why=reference,
-                hint=f"sevkit fetch {self._plan.recipe.name}",
-            )
+            raise ImageError(f"{pin.name} is not in the store", why=reference, hint="build again")
         return self._store.blob(reference)
 
     def _waiting(self, name: str) -> Callable[[], None]:

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def hint_of(refused: Answer) -> list[str]:
+    """The words after `sevkit` of the command that an error tells to try."""
+    found = re.search(r"try: sevkit (.*)", refused.stderr)
+    assert found is not None, refused.stderr
+    return shlex.split(found[1])
+
+
 def without_network(store: Path, *words: str | Path) -> Answer:
     """Run sevkit in a network namespace that has no interface but a dead loopback."""
     rootless = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
@@ -78,9 +86,7 @@ def test_a_lock_pins_every_source_and_the_kernel_configuration(
     assert (locked / "recipes" / f"{RECIPE}.lock").read_text() == text
     early = sevkit("-C", locked, "build", RECIPE, "-n", "--locked", "kernel_series=6.1")
     assert early.returncode == 2
-    hint = re.search(r"try: sevkit (lock .*)", early.stderr)
-    assert hint is not None
-    other = sevkit("-C", locked, *hint[1].split())
+    other = sevkit(*hint_of(early))
     assert other.returncode == 0, other.stderr
     assert (locked / "recipes" / f"{RECIPE}-6.1.config").is_file()
     for words in ((), ("kernel_series=6.1",)):
@@ -137,7 +143,7 @@ def test_what_is_not_as_it_was_locked_is_refused_by_name(sevkit: Sevkit, project
     def refusal() -> str:
         result = sevkit("-C", project, "build", RECIPE, "-n", "--locked")
         assert result.returncode == 2, result.stdout + result.stderr
-        assert f"sevkit lock {RECIPE}" in result.stderr
+        assert f" lock {RECIPE}" in result.stderr
         return result.stderr
 
     good = sevkit("-C", project, "build", RECIPE, "-n", "--locked")
@@ -168,7 +174,7 @@ def test_what_is_not_as_it_was_locked_is_refused_by_name(sevkit: Sevkit, project
     kept = sevkit("-C", project, "lock", RECIPE)
     assert kept.returncode == 2
     assert "<<<<<<< HEAD" in kept.stderr
-    assert f"sevkit lock {RECIPE} --update" in kept.stderr
+    assert f" lock {RECIPE} --update" in kept.stderr
     assert lock.read_text() == conflict
     anew = sevkit("-C", project, "lock", RECIPE, "--update")
     assert anew.returncode == 0, anew.stderr
@@ -198,7 +204,7 @@ def test_what_was_fetched_is_built_without_network(
     words = ("-C", project, "build", f"{RECIPE}:initramfs", "--locked", "--offline", "--ci")
     early = without_network(store, *words)
     assert early.returncode == 1
-    assert "sevkit fetch" in early.stderr
+    assert hint_of(early)[-2:] == ["fetch", RECIPE]
     assert "Traceback" not in early.stderr
     environment = {"SEVKIT_STORE": str(store)}
     fetched = sevkit("-C", project, "fetch", RECIPE, "--locked", "--ci", env=environment)
@@ -272,11 +278,10 @@ def test_a_locked_package_that_has_left_the_mirror_is_told_with_what_is_there_no
     assert refused.returncode == 1, refused.stderr
     assert f"{gone} is locked and has left the mirror" in refused.stderr
     assert f"there is {name}" in refused.stderr
-    assert f"sevkit lock {RECIPE} --update" in refused.stderr
     fetched = sevkit("-C", project, "fetch", RECIPE, "--locked", "--ci", env=environment)
     assert f"{gone} is locked and has left the mirror" in fetched.stderr
     assert "sevkit update" not in fetched.stderr
-    moved = sevkit("-C", project, "lock", RECIPE, "--update", env=environment)
+    moved = sevkit(*hint_of(refused), env=environment)
     assert moved.returncode == 0, moved.stderr
     assert f"ovmf: {gone} is out" in moved.stdout
     assert sevkit("-C", project, *words, env=environment).returncode == 0
@@ -299,7 +304,7 @@ def test_a_kernel_source_that_has_left_the_mirror_is_told_by_every_verb_that_nee
         assert refused.returncode == 1, refused.stderr
         assert f"{gone['name']} is locked and has left the mirror" in refused.stderr
         assert f"there is {now}" in refused.stderr
-        assert f"sevkit lock {RECIPE} --update" in refused.stderr
+        assert hint_of(refused)[-3:] == ["lock", RECIPE, "--update"]
     lock.unlink()
     request = DebSource.model_validate(
         {key: row["request"][key] for key in ("deb", "suite", "version")}

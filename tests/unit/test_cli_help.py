@@ -82,11 +82,15 @@ def test_the_list_keeps_its_columns_and_a_missing_image_hints_at_what_can_be_bui
     )
     columns = {line.index("1.0.0") for line in listed.stdout.splitlines() if "1.0.0" in line}
     assert columns == {len(long) + 2}
-    for name, hint in ((long, f"sevkit build {long}"), ("nonsense", "sevkit list")):
-        refused = subprocess.run(
-            [*call, "verify", name], cwd=tmp_path, capture_output=True, check=False
-        )
-        assert f"try: {hint}\n" in refused.stderr.decode()
+    for here, place in ((tmp_path, ""), (tmp_path.parent, f"-C {tmp_path.name} ")):
+        for name, hint in ((long, f"build {long}"), ("nonsense", "list")):
+            refused = subprocess.run(
+                [*call, "-C", tmp_path, "verify", name], cwd=here, capture_output=True, check=False
+            )
+            assert f"try: sevkit {place}{hint}\n" in refused.stderr.decode()
+    pasted = [*call, *place.split(), "list"]
+    again = subprocess.run(pasted, cwd=here, capture_output=True, text=True, check=True)
+    assert again.stdout == listed.stdout
 
 
 def test_no_hint_is_a_guess() -> None:

@@ -337,7 +337,7 @@ def test_a_lock_does_not_say_otherwise_than_a_recipe_that_names_a_digest_or_comm
         assert changed.reference in caught.value.why
         assert changed.origin["url"] in caught.value.why
         assert "secret" not in str(caught.value)
-        assert caught.value.hint == "sevkit lock r"
+        assert caught.value.hint == MEND
         assert read.pins(LINUX)
 
 

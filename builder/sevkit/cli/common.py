@@ -43,7 +43,15 @@ class Place:
         from sevkit.image.output import find_image
         from sevkit.recipe.library import Library
 
-        return find_image(name, self.output, Library.of(self.folder).recipes())
+        is_recipe = name in Library.of(self.folder).recipes()
+        hint = self.command("build", name) if is_recipe else self.command("list")
+        return find_image(name, self.output, hint)
+
+    def command(self, *words: str) -> str:
+        """The command line that has `words` done for this project, to be pasted."""
+        from sevkit.project.command_line import command_line
+
+        return command_line(self.folder, self.output, *words)
 
     def session(self, folder: Path, asked: "Asked") -> "Session":
         """The image directory `folder`, ready to boot; tells what a user should know before.

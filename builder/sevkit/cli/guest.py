@@ -148,9 +148,8 @@ def run(
     from sevkit.oci.config import PIDS_LIMIT, Overrides
 
     if rootfs is None and not words:
-        raise RecipeError(
-            "ROOTFS is missing", hint=f"sevkit run {image} docker-archive:FILE -- COMMAND"
-        )
+        words = ("run", image, "docker-archive:FILE", "--", "COMMAND")
+        raise RecipeError("ROOTFS is missing", hint=place.command(*words))
     root = f"dir:{rootfs}" if rootfs is not None else words[0]
     overrides = Overrides(
         argv=words if rootfs is not None else words[1:],

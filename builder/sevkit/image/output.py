@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from sevkit.disk import fsync, full_disk_explained, remove, write_whole
@@ -149,10 +149,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def find_image(name: str, output: Path, recipes: Collection[str] = ()) -> Path:
+def find_image(name: str, output: Path, hint: str) -> Path:
     """The image directory that `name` means: a path, or the latest image of a recipe's name.
 
-    Raises `RecipeError` when there is none, and says then how one of `recipes` is built.
+    Raises `RecipeError` with `hint` when there is none.
     """
     path = Path(name)
     for candidate in (path, output / name / "latest"):
@@ -163,5 +163,5 @@ def find_image(name: str, output: Path, recipes: Collection[str] = ()) -> Path:
     raise RecipeError(
         f"there is no image '{name}'",
         why=f"neither {path}/manifest.json nor {output / name}/latest/manifest.json exists",
-        hint=f"sevkit build {name}" if name in recipes else "sevkit list",
+        hint=hint,
     )

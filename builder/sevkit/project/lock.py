@@ -114,7 +114,7 @@ class Lock:
                     f"{who}: {pins[0].reference}, {_in_words(without_credentials(pins[0].origin))}"
                     for who, pins in (("recipe", own), ("lock", row.pins))
                 ),
-                hint=f"sevkit lock {self.recipe}",
+                hint=self.mend,
             )
         return row.pins
 

@@ -6,7 +6,6 @@ among them: a remembered package that has left the mirror is looked up anew, onc
 """
 
 import contextlib
-import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -29,6 +28,7 @@ from sevkit.plan import (
     requests,
     unasked,
 )
+from sevkit.project.command_line import command_line
 from sevkit.project.kernel_questions import KernelQuestions
 from sevkit.project.lock import Choice, DamagedLockError, Lock, changes_of, config_key, read_lock
 from sevkit.project.vendor import without_vendored
@@ -105,9 +105,12 @@ class Project:
         return files_of(name, self.library)
 
     def command(self, verb: str, recipe: Recipe, *flags: str) -> str:
-        """The command line that does `verb` for `recipe` as it was asked for, with these tools."""
+        """The command line that does `verb` for `recipe` as it was asked for, with these tools.
+
+        To be pasted where the user stands.
+        """
         words = [*self._asked.get(recipe.name, [recipe.name]), *flags, *self.toolchain.flags]
-        return shlex.join(["sevkit", verb, *words])
+        return command_line(self.folder, None, verb, *words)
 
     def pins(self, recipe: Recipe) -> Pins:
         """What the sources of `recipe` resolve to: pinned by it, locked, remembered, looked up.
