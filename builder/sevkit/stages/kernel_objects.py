@@ -12,10 +12,13 @@ have them itself, so that objects go only to the same series or to one that cont
 
 import contextlib
 import hashlib
+import io
+import json
 import os
 import re
 import shutil
 import tarfile
+import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
@@ -28,16 +31,16 @@ from sevkit.stages.kernel_source import SourceTree
 from sevkit.toolchain import GROUP
 from sevkit.within import file_within, place_within, within
 
-_FORMAT = 2
+_FORMAT = 3
 _RECORD = ".sevkit-objects"
+_MARGIN_SECONDS = 1
+"""By which everything that is taken up is in the past: no file of a new tree may seem older."""
 _NOT_LEFT = re.compile(
     r"(^|/)(\.tmp_vmlinux|vmlinux|System\.map|piggy|bzImage)[^/]*$|^\.config|^initramfs\.cpio\."
 )
 """What every compilation links from objects, and what it is given."""
 _PLAIN = re.compile(r'"?[\w ./:,+=()@%-]*"?', re.A)
 """A value of a configuration that make and shells, which also read it, take as text."""
-_OLDEST_SECONDS, _STEP_SECONDS = 1.0, 0.001
-"""Times of files that are kept: their order alone, so that whatever is new is newer."""
 _LEVEL = 1
 
 
@@ -119,14 +122,15 @@ class Objects:
                 tarfile.open(fileobj=stream, mode="r|") as archive,
             ):
                 archive.extraction_filter = lambda member, _: member
+                members = iter(archive)
+                record = json.loads(_content(archive, next(members)))
+                ahead = max(0.0, record["newest"] - time.time() + _MARGIN_SECONDS)
                 folders = set[PurePosixPath]()
-                for member in archive:
+                for member in members:
                     folders |= self._checked(member, folders)
+                    member.mtime -= ahead
                     archive.extract(member, self.tree)
-        recorded = file_within(self.tree, _RECORD)
-        old_tree = recorded.read_text(encoding="utf-8")
-        recorded.unlink()
-        self._move_commands(old_tree)
+        self._move_commands(record["tree"])
         return True
 
     def _patched_since(self, number: int) -> None:
@@ -157,22 +161,19 @@ class Objects:
         import zstandard
 
         draft = place_within(run.work, "objects")
-        place_within(self.tree, _RECORD).write_text(str(self.tree), encoding="utf-8")
         names = [n for n in _files(self.tree) if n not in self.sources and self._is_whole(n)]
-        times = {name: (self.tree / name).lstat().st_mtime_ns for name in names}
-        ranks = {time: number for number, time in enumerate(sorted(set(times.values())))}
-
-        def ranked(member: tarfile.TarInfo) -> tarfile.TarInfo:
-            member.mtime = _OLDEST_SECONDS + ranks[times[member.name]] * _STEP_SECONDS
-            return member
-
+        newest = max((int(self.tree.joinpath(n).lstat().st_mtime) + 1 for n in names), default=0)
+        record = canonical_json({"tree": str(self.tree), "newest": newest}).encode()
+        head = tarfile.TarInfo(_RECORD)
+        head.size = len(record)
         with (
             draft.open("wb") as file,
             zstandard.ZstdCompressor(_LEVEL, threads=run.jobs).stream_writer(file) as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
         ):
+            archive.addfile(head, io.BytesIO(record))
             for name in names:
-                archive.add(self.tree / name, name, filter=ranked)
+                archive.add(self.tree / name, name)
         slot = self.slots[-1]
         with draft.open("rb") as data:
             kept = self._kept_as(slot, data)
@@ -196,6 +197,12 @@ class Objects:
             return command.stat().st_mtime_ns >= (self.tree / name).stat().st_mtime_ns
         except FileNotFoundError:
             return path.suffix != ".o"
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def _files(tree: Path) -> list[str]:
