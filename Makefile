@@ -28,7 +28,7 @@ test: setup ## run every check and every test, those that boot guests included
 	@$(BIN)/pytest -n 2 --dist loadfile tests/hostile tests/integration tests/guest
 
 matrix: setup ## build an image twice, everything different that must not matter, kernel included
-	@SEVKIT_MATRIX=whole $(BIN)/pytest -q tests/guest/test_reproducible.py
+	@SEVKIT_MATRIX=whole $(BIN)/pytest -q tests/guest/test_reproducible.py tests/integration/test_toolchain.py
 
 check: setup lint types unit ## lint, types and unit tests: about a minute once set up
 

@@ -115,8 +115,27 @@ def build_image(
 
 
 @pytest.fixture(scope="session")
-def sev_guest(build_image: Callable[..., Path]) -> Path:
-    """The image directory of the default recipe."""
+def unpatched(build_image: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default guest with the same fragments but for our symbol, and without our patches."""
+    project = tmp_path_factory.mktemp("unpatched")
+    for folder in ("recipes", "kernel-configs"):
+        (project / folder).mkdir()
+    text = (REPOSITORY / "kernel-configs" / "virtio-dma.config").read_text()
+    without = text.replace("CONFIG_VIRTIO_FORCE_DMA_API=y\n", "CONFIG_VIRTIO=y\n")
+    assert without != text
+    (project / "kernel-configs" / "virtio-dma.config").write_text(without)
+    recipe = 'schema = 1\nextends = "sev-guest"\nname = "unpatched"\nkernel.patches = ""\n'
+    (project / "recipes" / "unpatched.toml").write_text(recipe)
+    return build_image("unpatched", project=project)
+
+
+@pytest.fixture(scope="session")
+def sev_guest(build_image: Callable[..., Path], unpatched: Path) -> Path:
+    """The image directory of the default recipe.
+
+    Built after the one without our patches: its kernel goes on from that one's objects, never the
+    other way round, so that two kernels cost little more than one.
+    """
     return build_image("sev-guest")
 
 

@@ -44,21 +44,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def unpatched(build_image: BuildImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default guest with the same fragments but for our symbol, and without our patches."""
-    project = tmp_path_factory.mktemp("unpatched")
-    for folder in ("recipes", "kernel-configs"):
-        (project / folder).mkdir()
-    text = (REPOSITORY / "kernel-configs" / "virtio-dma.config").read_text()
-    without = text.replace("CONFIG_VIRTIO_FORCE_DMA_API=y\n", "CONFIG_VIRTIO=y\n")
-    assert without != text
-    (project / "kernel-configs" / "virtio-dma.config").write_text(without)
-    recipe = 'schema = 1\nextends = "sev-guest"\nname = "unpatched"\nkernel.patches = ""\n'
-    (project / "recipes" / "unpatched.toml").write_text(recipe)
-    return build_image("unpatched", project=project)
-
-
 def rise_of_high_water(image: Path, disk: Path, root: Path, cache: Path, extra: str = "") -> int:
     """By how many slots the SWIOTLB high-water mark rises while the disk is read."""
     session = Session.of_image(

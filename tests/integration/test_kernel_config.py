@@ -225,7 +225,7 @@ def test_what_a_host_may_have_beside_its_compiler_changes_no_configuration(
     assert [(folder / "plugin-version.h").is_file() for folder in folders] == [True]
     _, config, _ = configured(*SHIPPED, tools=with_plugins)
     before = config.read_bytes()
-    assert b"GCC_PLUGINS" not in before
+    assert b"CONFIG_GCC_PLUGINS" not in before
     hidden = folders[0].rename(folders[0].with_name("elsewhere"))
     try:
         _, config, _ = configured(*SHIPPED, tools=with_plugins)

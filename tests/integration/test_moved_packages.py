@@ -69,6 +69,11 @@ class Mini:
     def run(self, *words: str) -> Answer:
         return self._sevkit("-C", self.folder, *words, env=self._environment)
 
+    @property
+    def lock_command(self) -> str:
+        """What locks the recipe for one who stands where the tests run."""
+        return f"sevkit -C {self.folder} lock mini"
+
     def done(self, *words: str) -> str:
         """What a command that must succeed says."""
         answer = self.run(*words)
@@ -126,7 +131,7 @@ def test_locked_packages_that_have_left_the_mirror_are_told_with_what_is_there_n
         assert (f"{package}_2_amd64.deb" in said) == (package in gone)
     assert "locked and " in said
     assert "left the mirror" in said
-    assert said.rstrip().endswith("try: sevkit lock mini --update")
+    assert said.rstrip().endswith(f"try: {mini.lock_command} --update")
     (mini.folder / "recipes" / "mini.lock").unlink()
     assert f"{len(gone)} fetched" in mini.done("fetch", "mini", "--ci")
 
@@ -141,7 +146,7 @@ def test_a_locked_version_of_the_recipes_own_is_told_with_what_to_mend(mini: Min
     both = mini.refused("fetch", "mini", "--ci", "-k")
     assert "agentx_1_amd64.deb, fw_1_amd64.deb are locked and have left the mirror" in both
     assert "there is agentx_2_amd64.deb, fw_2_amd64.deb" in both
-    mend = "try: mend sources.agentx.version of mini, then sevkit lock mini"
+    mend = f"try: mend sources.agentx.version of mini, then {mini.lock_command}"
     assert both.rstrip().endswith(f"{mend} --update")
     mini.mirror.add("fw", "1")
     said = mini.refused("fetch", "mini", "--ci")
