@@ -20,6 +20,7 @@ OTHER_HOST = (
     "bubblewrap",
     "coreutils",
     "libarchive13t64",
+    "libc-bin",
     "python3",
     "qemu-system-x86",
     "util-linux",
